@@ -1,0 +1,1 @@
+"""Messages and stubs of the package ``drawdown.v1``, generated from protos/drawdown/v1."""

@@ -1,0 +1,1 @@
+"""The Drawdown server: may this customer spend this, now?"""

@@ -1,0 +1,92 @@
+"""Every setting, from the environment (``DRAWDOWN_...``) or from flags of the command line.
+
+Each default starts on a laptop. ``drawdown-server check-config`` prints what is in force, with secrets masked.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from drawdown_server.holds.keys import PARTITIONS_DEFAULT, PARTITIONS_MAX
+
+MASK: Final = "***"
+
+
+class Config(BaseSettings):
+    """The server's settings."""
+
+    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", frozen=True, extra="ignore")
+
+    valkey_url: Annotated[str, Field(description="redis:// rediss:// or unix:// URL of Valkey >= 8 or Redis >= 7")] = (
+        "redis://127.0.0.1:6379/0"
+    )
+    postgres_url: Annotated[str, Field(description="postgresql:// URL of the ledger's database")] = (
+        "postgresql://127.0.0.1:5432/drawdown"
+    )
+    grpc_host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    grpc_port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 50051
+    tenant: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$", description="the tenant of every call until identity is configured"),
+    ] = "default"
+    partitions: Annotated[
+        int, Field(ge=1, le=PARTITIONS_MAX, description="number of partitions; fixed for the life of an installation")
+    ] = PARTITIONS_DEFAULT
+
+    reflection: Annotated[bool, Field(description="serve gRPC reflection (for grpcurl); off in production")] = False
+    flusher: Annotated[bool, Field(description="run the flusher inside serve; off when `flush` runs beside it")] = True
+
+    valkey_timeout_ms: Annotated[
+        int, Field(ge=1, le=60_000, description="a script takes < 1 ms; past this the store is down for a call")
+    ] = 2_000
+    valkey_in_flight_max: Annotated[
+        int, Field(ge=1, le=1_000_000, description="calls in flight to Valkey per process; more wait their turn")
+    ] = 4_096
+    postgres_connections_max: Annotated[int, Field(ge=2, le=1_000, description="Postgres connections per process")] = 8
+    postgres_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="longest wait for one statement")] = 10_000
+    loads_max: Annotated[int, Field(ge=1, le=10_000, description="wallets loaded from Postgres at once")] = 32
+    unknown_wallet_ttl_ms: Annotated[
+        int, Field(ge=0, le=60_000, description="how long an unknown wallet is remembered as unknown")
+    ] = 1_000
+
+    ttl_default_ms: Annotated[int, Field(ge=1_000, le=86_400_000, description="ttl of a hold without one")] = 300_000
+    open_holds_max: Annotated[int, Field(ge=1, le=1_000_000, description="open holds per wallet")] = 10_000
+    tombstone_ms: Annotated[
+        int, Field(ge=1_000, le=86_400_000, description="how long a settled hold is remembered in Valkey")
+    ] = 900_000
+    sweep_interval_ms: Annotated[int, Field(ge=10, le=60_000, description="pause between sweeps of due holds")] = 500
+
+    flush_batch_max: Annotated[int, Field(ge=1, le=100_000, description="events per Postgres transaction")] = 2_000
+    flush_block_ms: Annotated[int, Field(ge=1, le=60_000, description="longest wait for new events")] = 500
+    flush_linger_ms: Annotated[
+        int, Field(ge=0, le=10_000, description="least time between two transactions, so that batches form under load")
+    ] = 10
+    lease_ttl_ms: Annotated[
+        int, Field(ge=500, le=600_000, description="how long a flusher that went silent keeps its partitions")
+    ] = 5_000
+
+    drain_grace_s: Annotated[float, Field(ge=0, le=600, description="how long calls in flight may take at shutdown")] = 20
+    drain_delay_s: Annotated[
+        float, Field(ge=0, le=120, description="wait after NOT_SERVING, so that load balancers notice")
+    ] = 0
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
+    log_format: Annotated[Literal["json", "console"], Field(description="how log lines are written")] = "json"
+
+    def masked(self) -> dict[str, str]:
+        """Every setting as text, passwords inside URLs masked."""
+        values = {name: str(value) for name, value in self.model_dump().items()}
+        for name in ("valkey_url", "postgres_url"):
+            values[name] = mask_url(values[name])
+        return values
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password, if any, masked."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", f":{MASK}@")))

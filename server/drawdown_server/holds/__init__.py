@@ -1,0 +1,1 @@
+"""The hot core: what a balance is, and who may hold how much of it."""

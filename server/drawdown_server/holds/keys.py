@@ -1,0 +1,64 @@
+"""Every key name in Valkey, and nothing else.
+
+All keys of a wallet and the outbox that records it carry the hash tag of one partition (``{dd07}``), so that one
+script may touch them on a single server as on a cluster. The epoch is part of the names: state that a rebuild
+replaced can never be reached again by an old server. ``|`` separates the parts because no id may contain it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+PARTITIONS_DEFAULT: Final = 64
+"""Default number of partitions. Fixed for the life of an installation: it decides where a wallet lives."""
+
+PARTITIONS_MAX: Final = 1024
+"""Most partitions: each costs one stream read per flusher cycle and one sweep per second."""
+
+
+def partition_of(tenant_id: str, wallet_id: str, partitions: int) -> int:
+    """The partition, 0 .. partitions - 1, in which a wallet lives; the same on every server and in every version."""
+    return crc32(f"{tenant_id}|{wallet_id}".encode()) % partitions
+
+
+def meta(partition: int) -> str:
+    """Hash: the epoch of the partition. The only key without the epoch in its name."""
+    return f"{{dd{partition:02d}}}:meta"
+
+
+def outbox(partition: int, epoch: int) -> str:
+    """Stream: the events that Postgres must still record."""
+    return f"{{dd{partition:02d}}}:{epoch}:outbox"
+
+
+def due_wallets(partition: int, epoch: int) -> str:
+    """Sorted set: ``tenant|wallet`` by the time in milliseconds at which the wallet next needs the sweep."""
+    return f"{{dd{partition:02d}}}:{epoch}:due"
+
+
+def wallet_member(tenant_id: str, wallet_id: str) -> str:
+    """A wallet's name inside ``due_wallets``."""
+    return f"{tenant_id}|{wallet_id}"
+
+
+def wallet_keys(partition: int, epoch: int, tenant_id: str, wallet_id: str) -> tuple[str, ...]:
+    """KEYS of every script that works on a wallet, in their order (``lua/store.lua`` names them).
+
+    Returns:
+        meta, outbox, due wallets; then the wallet's own four: its hash (head, one packed field per asset), its holds
+        (hash of packed holds by id), its open holds (sorted set of ids by expiry) and its settled holds (sorted set
+        of ids by the time at which they may be forgotten).
+    """
+    tag = f"{{dd{partition:02d}}}"
+    prefix = f"{tag}:{epoch}:"
+    name = f"|{tenant_id}|{wallet_id}"
+    return (
+        f"{tag}:meta",
+        f"{prefix}outbox",
+        f"{prefix}due",
+        f"{prefix}wallet{name}",
+        f"{prefix}holds{name}",
+        f"{prefix}open{name}",
+        f"{prefix}settled{name}",
+    )

@@ -1,0 +1,141 @@
+"""The nouns of the hot core, as the hold scripts answer them (``messages.py`` has the requests and replies).
+
+All amounts are integers in the asset's smallest unit, within +-``UNITS_MAX``. All times are milliseconds since the
+Unix epoch by the store's own clock (Redis TIME); 0 means never or not yet.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+UNITS_MAX: Final = 2**53 - 1
+"""Largest amount or balance. Lua numbers are doubles: the integers beyond are not exact there."""
+
+
+class WalletState(StrEnum):
+    """The state of a wallet."""
+
+    ACTIVE = "ACTIVE"
+    FROZEN = "FROZEN"
+    CLOSED = "CLOSED"
+
+
+class HoldState(StrEnum):
+    """The state of a hold; all but HELD are final."""
+
+    HELD = "HELD"
+    COMMITTED = "COMMITTED"
+    RELEASED = "RELEASED"
+    EXPIRED = "EXPIRED"
+
+
+class OveragePolicy(StrEnum):
+    """What Commit does with more than was held."""
+
+    REJECT = "REJECT"
+    CHARGE_AVAILABLE = "CHARGE_AVAILABLE"
+    CHARGE_FULL = "CHARGE_FULL"
+
+
+class ExpiryAction(StrEnum):
+    """What happens to a hold that nobody settled in time."""
+
+    RELEASE = "RELEASE"
+    COMMIT_FULL = "COMMIT_FULL"
+
+
+class GrantSource(StrEnum):
+    """Where the funds of a grant came from."""
+
+    PURCHASE = "PURCHASE"
+    PROMOTION = "PROMOTION"
+    TOP_UP = "TOP_UP"
+    REFUND = "REFUND"
+    ADJUSTMENT = "ADJUSTMENT"
+
+
+class DenialReason(StrEnum):
+    """Why Authorize said no."""
+
+    WALLET_NOT_FOUND = "WALLET_NOT_FOUND"
+    WALLET_FROZEN = "WALLET_FROZEN"
+    WALLET_CLOSED = "WALLET_CLOSED"
+    TOO_MANY_HOLDS = "TOO_MANY_HOLDS"
+    ASSET_NOT_FOUND = "ASSET_NOT_FOUND"
+    INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
+    CAP_EXCEEDED = "CAP_EXCEEDED"
+    HOLD_RELEASED = "HOLD_RELEASED"
+
+
+class GrantBalance(msgspec.Struct, frozen=True):
+    """What is left of one live grant."""
+
+    grant_id: str
+    free: int
+    """Units that the next Authorize can use."""
+    pinned: int
+    """Units pinned by open holds."""
+    priority: int
+    source: GrantSource
+    effective_ms: int
+    expire_ms: int
+    create_ms: int
+
+
+class AssetBalance(msgspec.Struct, frozen=True):
+    """The balance of one asset of a wallet: available + held = settled + overdraft_limit."""
+
+    asset: str
+    settled: int
+    held: int
+    available: int
+    debt: int
+    overdraft_limit: int
+    grants: list[GrantBalance] = []
+    """Live grants in burn order; empty unless asked for."""
+
+
+class HoldAmount(msgspec.Struct, frozen=True):
+    """One asset of a hold."""
+
+    asset: str
+    authorized: int
+    held: int
+    debited: int
+    uncollected: int
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """A hold as a script answers it."""
+
+    hold_id: str
+    state: HoldState
+    fingerprint: str
+    """Digests of the fields of the Authorize that made it; empty for a Release that came first."""
+    amounts: list[HoldAmount]
+    create_ms: int
+    expire_ms: int
+    settle_ms: int
+    subjects: list[str]
+    overage_policy: OveragePolicy
+    expiry_action: ExpiryAction
+    labels: str
+    """JSON object of strings; empty for none."""
+    late: bool
+    wallet_sequence: int
+    """The ledger event that settled it; 0 while there is none."""
+
+
+class WalletReading(msgspec.Struct, frozen=True):
+    """A wallet as the store has it at one instant."""
+
+    state: WalletState
+    sequence: int
+    """Number of the wallet's last ledger event."""
+    change_number: int
+    """Number of the last change from Postgres that was applied."""
+    open_holds: int
+    balances: list[AssetBalance]

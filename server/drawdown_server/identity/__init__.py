@@ -1,0 +1,1 @@
+"""Who is calling. Not called auth: authorize is the product's verb."""

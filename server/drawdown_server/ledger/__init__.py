@@ -1,0 +1,1 @@
+"""The durable path: the outbox becomes an append-only double-entry ledger in Postgres, and back."""

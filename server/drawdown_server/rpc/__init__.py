@@ -1,0 +1,1 @@
+"""The gRPC edge: protos to domain and back, nothing else."""

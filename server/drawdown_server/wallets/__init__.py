@@ -1,0 +1,1 @@
+"""Administration: assets, wallets, grants. Postgres first, then applied to the live balance."""
