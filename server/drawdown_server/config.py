@@ -5,11 +5,11 @@ Each default starts on a laptop. ``drawdown-server check-config`` prints what is
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from drawdown_server.holds.keys import PARTITIONS_DEFAULT, PARTITIONS_MAX
 
@@ -31,7 +31,7 @@ class Config(BaseSettings):
     grpc_port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 50051
     tenant: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$", description="the tenant of every call until identity is configured"),
+        Field(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$", description="tenant of every call until identity is configured"),
     ] = "default"
     partitions: Annotated[
         int, Field(ge=1, le=PARTITIONS_MAX, description="number of partitions; fixed for the life of an installation")
@@ -69,12 +69,34 @@ class Config(BaseSettings):
         int, Field(ge=500, le=600_000, description="how long a flusher that went silent keeps its partitions")
     ] = 5_000
 
-    drain_grace_s: Annotated[float, Field(ge=0, le=600, description="how long calls in flight may take at shutdown")] = 20
+    drain_grace_s: Annotated[
+        float, Field(ge=0, le=600, description="how long calls in flight may take at shutdown")
+    ] = 20
     drain_delay_s: Annotated[
         float, Field(ge=0, le=120, description="wait after NOT_SERVING, so that load balancers notice")
     ] = 0
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
     log_format: Annotated[Literal["json", "console"], Field(description="how log lines are written")] = "json"
+
+    @classmethod
+    def from_flags(cls, arguments: list[str], *, program: str) -> Self:
+        """The settings from flags (``--grpc-port 50052``) and, for the rest, from the environment.
+
+        Exits with a usage message on an unknown flag, and with the list of settings on ``--help``.
+
+        Raises:
+            pydantic.ValidationError: A value breaks its rule.
+        """
+        source: CliSettingsSource[Self] = CliSettingsSource(
+            cls,
+            cli_parse_args=arguments,
+            cli_prog_name=program,
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+        )
+        return cls(_cli_settings_source=source)  # type: ignore[call-arg]  # of BaseSettings, which its plugin hides
 
     def masked(self) -> dict[str, str]:
         """Every setting as text, passwords inside URLs masked."""

@@ -1,8 +1,8 @@
 """What can go wrong, and the one table that says how a caller hears of it.
 
 A denied Authorize is not here: "no" is an answer (``holds.model.DenialReason``). Everything below ends a call with
-a gRPC status that carries a ``google.rpc.ErrorInfo``; ``CODES`` is the table, and ``protos/drawdown/v1/error_reason.proto``
-documents each reason with an example. Texts of drivers never get into these messages.
+a gRPC status that carries a ``google.rpc.ErrorInfo``; ``CODES`` is the table, and error_reason.proto documents each
+reason with an example. Texts of drivers never get into these messages.
 """
 
 from __future__ import annotations
@@ -104,3 +104,7 @@ class StoreUnavailableError(DrawdownError):
 
     def __init__(self, store: str, message: str | None = None) -> None:
         super().__init__(ErrorReason.STORE_UNAVAILABLE, message or f"{store} cannot be reached", store=store)
+
+
+class ConfigurationError(Exception):
+    """The server must not start like this; the message says what to change."""

@@ -100,7 +100,7 @@ class _Socket(asyncio.Protocol):
             log.exception("valkey.protocol_error")
             self.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         if not self.closed.done():
             self.closed.set_result(None)
         while self.in_flight:
@@ -112,6 +112,12 @@ class _Socket(asyncio.Protocol):
         """Drop the connection at once."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def pack(*command: bytes | str | int) -> bytes:
+    """A command as it goes over the wire."""
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub says 1-tuple and means any
+    return packed
 
 
 def _domain_error(text: str) -> DrawdownError:
@@ -173,7 +179,7 @@ class PipelinedConnection:
                 call, whether the command ran is unknown.
             DrawdownError: INTERNAL, when the script itself failed.
         """
-        packed = hiredis.pack_command(command)
+        packed = pack(*command)
         async with self._room:
             if not self._connected.is_set():
                 await self._wait_for_connection()
@@ -215,10 +221,10 @@ class PipelinedConnection:
         try:
             if options.get("password"):
                 user = [options["username"]] if options.get("username") else []
-                await socket.send(hiredis.pack_command(("AUTH", *user, options["password"])))
+                await socket.send(pack("AUTH", *user, options["password"]))
             if options.get("db"):
-                await socket.send(hiredis.pack_command(("SELECT", options["db"])))
-            await socket.send(hiredis.pack_command(("CLIENT", "SETNAME", "drawdown")))
+                await socket.send(pack("SELECT", options["db"]))
+            await socket.send(pack("CLIENT", "SETNAME", "drawdown"))
         except DrawdownError as error:
             socket.abort()
             raise StoreUnavailableError("valkey", "valkey refused the connection") from error

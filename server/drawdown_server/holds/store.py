@@ -73,9 +73,7 @@ class HoldUnknownError(DrawdownError):
 
 def wallet_not_found(wallet_id: str) -> DrawdownError:
     """The error for a wallet that does not exist."""
-    return DrawdownError(
-        ErrorReason.WALLET_NOT_FOUND, f"wallet {wallet_id} does not exist", wallet_id=wallet_id
-    )
+    return DrawdownError(ErrorReason.WALLET_NOT_FOUND, f"wallet {wallet_id} does not exist", wallet_id=wallet_id)
 
 
 class HoldStore:
@@ -277,38 +275,32 @@ class HoldStore:
 
 def _settle_error(wallet_id: str, hold_id: str, reply: SettleReply) -> DrawdownError:
     """What stopped a commit or release."""
-    ids = {"wallet_id": wallet_id, "hold_id": hold_id}
-    units = {"asset": reply.asset, "units": str(reply.required)}
+    if reply.status == "HOLD_UNKNOWN":
+        return HoldUnknownError(wallet_id, hold_id)
+    if reply.status == "HOLD_COMMITTED":
+        return hold_committed(wallet_id, hold_id)
+    metadata = {"wallet_id": wallet_id, "hold_id": hold_id}
+    if reply.asset:
+        metadata["asset"] = reply.asset
     match reply.status:
-        case "HOLD_UNKNOWN":
-            return HoldUnknownError(wallet_id, hold_id)
         case "HOLD_RELEASED":
-            return DrawdownError(ErrorReason.HOLD_RELEASED, f"hold {hold_id} was released", **ids)
-        case "HOLD_COMMITTED":
-            return hold_committed(wallet_id, hold_id)
+            reason, message = ErrorReason.HOLD_RELEASED, f"hold {hold_id} was released"
         case "ASSET_NOT_HELD":
-            return DrawdownError(
-                ErrorReason.ASSET_NOT_HELD, f"hold {hold_id} holds no {reply.asset}", asset=reply.asset, **ids
-            )
+            reason, message = ErrorReason.ASSET_NOT_HELD, f"hold {hold_id} holds no {reply.asset}"
         case "EXCEEDS_HOLD":
-            return DrawdownError(
-                ErrorReason.EXCEEDS_HOLD,
-                f"{reply.required} units of {reply.asset} are more than the {reply.available} held",
-                **units,
-                held_units=str(reply.available),
-                **ids,
-            )
+            reason = ErrorReason.EXCEEDS_HOLD
+            message = f"{reply.required} units of {reply.asset} are more than the {reply.available} held"
+            metadata |= {"units": str(reply.required), "held_units": str(reply.available)}
         case "INSUFFICIENT_FUNDS":
-            return DrawdownError(
-                ErrorReason.INSUFFICIENT_FUNDS,
-                f"the hold expired, and of {reply.required} units of {reply.asset} only {reply.available} are "
-                "available; send it again after a top-up",
-                **units,
-                available_units=str(reply.available),
-                **ids,
+            reason = ErrorReason.INSUFFICIENT_FUNDS
+            message = (
+                f"hold {hold_id} expired, and of {reply.required} units of {reply.asset} only {reply.available} are "
+                "available; send it again after a top-up"
             )
+            metadata |= {"units": str(reply.required), "available_units": str(reply.available)}
         case _:
-            return DrawdownError(ErrorReason.INTERNAL, "internal error")
+            reason, message = ErrorReason.INTERNAL, "internal error"
+    return DrawdownError(reason, message, **metadata)
 
 
 def hold_committed(wallet_id: str, hold_id: str) -> DrawdownError:

@@ -1,0 +1,115 @@
+"""How the clients reach the server: settings, deadlines, retries. Each constant says why it is what it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    import grpc
+
+TARGET_DEFAULT: Final = "127.0.0.1:50051"
+"""Where `make run` serves."""
+
+TIMEOUT_S_DEFAULT: Final = 2.0
+"""An answer takes about a millisecond; a request that waits for its Authorize longer than this is better refused."""
+
+ATTEMPTS_MAX: Final = 3
+"""The first and two more: enough for a server that restarts behind a load balancer, few enough not to pile up."""
+
+_SERVICE_CONFIG: Final = {
+    "methodConfig": [
+        {
+            "name": [{}],  # every method: reads are safe, and each mutation is idempotent by the id that it carries
+            "retryPolicy": {
+                "maxAttempts": ATTEMPTS_MAX,
+                "initialBackoff": "0.05s",  # with jitter; a draining server is gone from the list by then
+                "maxBackoff": "0.5s",  # all attempts share the call's one deadline
+                "backoffMultiplier": 3,
+                # Nothing else: DEADLINE_EXCEEDED has no time left, RESOURCE_EXHAUSTED would make it worse.
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    # Each failure costs one token, each success gives 0.1 back; below half, no retries: a service that is down for
+    # good sees each call once and not three times.
+    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
+    # Over all servers that the target's name resolves to; the default would send everything to the first.
+    "loadBalancingConfig": [{"round_robin": {}}],
+}
+
+_MESSAGE_BYTES_MAX_RECEIVED: Final = 16 * 2**20
+"""A page of 1,000 ledger entries with the most and longest labels and subjects is about 10 MB."""
+
+_MESSAGE_BYTES_MAX_SENT: Final = 2**20
+"""The largest legal Authorize is below 100 KB."""
+
+CHANNEL_OPTIONS: Final[Sequence[tuple[str, str | int]]] = (
+    ("grpc.enable_retries", 1),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.service_config_disable_resolution", 1),  # a DNS TXT record must not replace the retry policy
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX_RECEIVED),
+    ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX_SENT),
+    # A peer that vanished without a FIN would fail every call until the kernel gives up (about 15 minutes).
+    # Pings go out only while a call waits and nothing has come in.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.primary_user_agent", "drawdown-python"),
+)
+
+
+class ClientDefault(Enum):
+    """The type of ``USE_CLIENT_DEFAULT``."""
+
+    TOKEN = "use the client's timeout_s"  # noqa: S105 - a sentinel, no secret
+
+    def __repr__(self) -> str:
+        return "USE_CLIENT_DEFAULT"
+
+
+USE_CLIENT_DEFAULT: Final = ClientDefault.TOKEN
+"""The default of ``timeout_s`` on every call. There is no way to say "no deadline": a call without one can hang for
+ever, so ``None`` is refused rather than guessed at."""
+
+Timeout: TypeAlias = float | ClientDefault
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a client was made with."""
+
+    target: str
+    timeout_s: float
+    credentials: grpc.ChannelCredentials | None
+    metadata: tuple[tuple[str, str | bytes], ...] = field(repr=False)  # may carry a token
+
+    @classmethod
+    def of(
+        cls, target: str, timeout_s: float, credentials: grpc.ChannelCredentials | None, metadata: Metadata
+    ) -> Settings:
+        """Checked settings."""
+        return cls(target, _checked(timeout_s), credentials, tuple(metadata))
+
+    def timeout(self, timeout_s: Timeout) -> float:
+        """The deadline of one call, in seconds from now."""
+        return self.timeout_s if timeout_s is USE_CLIENT_DEFAULT else _checked(timeout_s)
+
+
+def _checked(timeout_s: float | ClientDefault) -> float:
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+        raise TypeError(f"timeout_s is a number of seconds, not {timeout_s!r}: every call has a deadline")
+    if not 0 < timeout_s < math.inf:
+        raise ValueError(f"timeout_s must be above 0 and finite, got {timeout_s}: every call has a deadline")
+    return float(timeout_s)
+
+
+CLOSED: Final = "this client is closed; make a new one"
+"""What a call on a closed client says."""
+
+CLOSED_IN_FLIGHT: Final = "the client was closed while this call was in flight; its outcome is unknown"
+"""What a call says whose client was closed under it."""

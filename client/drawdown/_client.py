@@ -1,0 +1,480 @@
+"""The client for asyncio. ``_sync.py`` is its twin: same methods, same parameters, without ``await``."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from drawdown import _requests, _responses, _rpcs
+from drawdown._channel import (
+    CHANNEL_OPTIONS,
+    CLOSED,
+    CLOSED_IN_FLIGHT,
+    TARGET_DEFAULT,
+    TIMEOUT_S_DEFAULT,
+    USE_CLIENT_DEFAULT,
+    Metadata,
+    Settings,
+    Timeout,
+)
+from drawdown._hold import AsyncHoldContext
+from drawdown._paging import next_token
+from drawdown._status import to_exception
+from drawdown._types import (
+    Amounts,
+    Asset,
+    Authorization,
+    CommitResult,
+    Entry,
+    ExpiryAction,
+    Grant,
+    GrantResult,
+    GrantSource,
+    Hold,
+    OveragePolicy,
+    Page,
+    ReleaseResult,
+    Wallet,
+    WalletBalance,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from datetime import datetime
+    from types import TracebackType
+
+    from drawdown._rpcs import Rpc
+
+Request = TypeVar("Request", bound=Message)
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+
+class AsyncClient:
+    """A connection to Drawdown for asyncio.
+
+    ::
+
+        async with drawdown.AsyncClient("127.0.0.1:50051") as client:
+            async with client.hold(wallet_id="demo", amounts={"USD": 500_000}) as hold:  # units: 0.50 at scale 6
+                cost_units = await run_the_request()
+                await hold.commit({"USD": cost_units})
+
+    One client serves any number of concurrent calls; make one per process and event loop. The connection is made by
+    the first call. Every call has a deadline, is repeated on UNAVAILABLE (safe: each mutation is idempotent by the id
+    it carries), and raises only ``DrawdownError`` and its subclasses (see ``drawdown._exceptions`` for the tree).
+
+    Args:
+        target: ``host:port``, or any gRPC target such as ``dns:///drawdown:50051``; calls go round all its addresses.
+        timeout_s: Deadline of each call in seconds, its retries included. A call can set its own.
+        credentials: For TLS, from ``grpc.ssl_channel_credentials(...)``. None means plaintext.
+        metadata: Sent with every call, e.g. ``[("authorization", "Bearer ...")]``.
+    """
+
+    def __init__(
+        self,
+        target: str = TARGET_DEFAULT,
+        *,
+        timeout_s: float = TIMEOUT_S_DEFAULT,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+    ) -> None:
+        self._settings = Settings.of(target, timeout_s, credentials, metadata)
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._closed = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<drawdown.{type(self).__name__} {self._settings.target}{' closed' if self._closed else ''}>"
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls in flight fail. Releases that ``hold`` still owes are sent first."""
+        if self._background:
+            await asyncio.wait(self._background)  # each has its deadline
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close(None)
+
+    # --- the data plane ---
+
+    async def authorize(
+        self,
+        *,
+        wallet_id: str,
+        amounts: Amounts,
+        hold_id: str | None = None,
+        ttl_s: float | None = None,
+        subjects: Iterable[str] = (),
+        alternatives: Iterable[Amounts] = (),
+        overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
+        expiry_action: ExpiryAction = ExpiryAction.UNSPECIFIED,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Authorization:
+        """Reserves units of one or more assets, all or nothing. A denial is an answer and raises nothing.
+
+        Args:
+            wallet_id: Who pays.
+            amounts: Units to hold, ``{"USD": 500_000}``; or ``Amount`` objects, which can carry ``min_units``.
+            hold_id: Your id of this request. Give one that you can repeat, and the call can be sent again after a
+                lost answer. None makes a random one, returned as ``hold_id`` of the answer.
+            ttl_s: Seconds the hold lasts unless settled, 1 .. 86,400. None: the server's default, 5 minutes.
+            subjects: What caps apply to, e.g. ``["key:sk_1"]``.
+            alternatives: Other ways to pay, in order, when ``amounts`` is not affordable.
+            overage_policy: What Commit does with more than was held. UNSPECIFIED: the asset's default.
+            expiry_action: What happens when nobody settles in time. UNSPECIFIED: the hold is released.
+            labels: Copied to the ledger entries.
+            timeout_s: Deadline of this call in seconds.
+        """
+        hold_id = uuid.uuid4().hex if hold_id is None else hold_id
+        request = _requests.authorize(
+            wallet_id=wallet_id,
+            hold_id=hold_id,
+            amounts=amounts,
+            ttl_s=ttl_s,
+            subjects=subjects,
+            alternatives=alternatives,
+            overage_policy=overage_policy,
+            expiry_action=expiry_action,
+            labels=labels,
+        )
+        return _responses.authorize(await self._call(_rpcs.AUTHORIZE, request, timeout_s), hold_id)
+
+    async def commit(
+        self,
+        *,
+        wallet_id: str,
+        hold_id: str,
+        amounts: Amounts,
+        final: bool = True,
+        hold_token: bytes = b"",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> CommitResult:
+        """Debits what was really used and gives the rest back.
+
+        Args:
+            wallet_id: Who pays.
+            hold_id: The hold.
+            amounts: Total units used so far under this hold, not increments; assets not named count as 0 used.
+            final: Whether the hold is done. False reports progress: debited at once, the rest stays held.
+            hold_token: ``hold.hold_token`` of the authorization, for the day the store lost the hold.
+            timeout_s: Deadline of this call in seconds.
+        """
+        request = _requests.commit(
+            wallet_id=wallet_id, hold_id=hold_id, amounts=amounts, final=final, hold_token=hold_token
+        )
+        return await self._call(_rpcs.COMMIT, request, timeout_s)
+
+    async def release(
+        self, *, wallet_id: str, hold_id: str, reason: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> ReleaseResult:
+        """Gives everything back. An unknown hold is no error: a delayed Authorize with its id is then refused."""
+        request = _requests.release(wallet_id=wallet_id, hold_id=hold_id, reason=reason)
+        return await self._call(_rpcs.RELEASE, request, timeout_s)
+
+    def hold(
+        self,
+        *,
+        wallet_id: str,
+        amounts: Amounts,
+        hold_id: str | None = None,
+        ttl_s: float | None = None,
+        subjects: Iterable[str] = (),
+        alternatives: Iterable[Amounts] = (),
+        overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
+        expiry_action: ExpiryAction = ExpiryAction.UNSPECIFIED,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> AsyncHoldContext:
+        """A hold around a piece of work: ``async with client.hold(...) as hold: ...; await hold.commit({...})``.
+
+        Entering authorizes, and raises ``Denied`` when the answer is no. Leaving releases the hold, unless the body
+        has tried to commit it: then the work was done, and a hold whose commit failed is kept until its ttl, so that
+        the commit can be sent again. The parameters are those of ``authorize``.
+        """
+        given = hold_id is not None
+        hold_id = uuid.uuid4().hex if hold_id is None else hold_id
+
+        async def authorize() -> Authorization:
+            return await self.authorize(
+                wallet_id=wallet_id,
+                amounts=amounts,
+                hold_id=hold_id,
+                ttl_s=ttl_s,
+                subjects=subjects,
+                alternatives=alternatives,
+                overage_policy=overage_policy,
+                expiry_action=expiry_action,
+                labels=labels,
+                timeout_s=timeout_s,
+            )
+
+        return AsyncHoldContext(self, authorize, wallet_id, hold_id, hold_id_given=given, background=self._background)
+
+    async def get_hold(self, *, wallet_id: str, hold_id: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Hold:
+        """Reads one hold, also some time after it was settled."""
+        return await self._call(_rpcs.GET_HOLD, _requests.get_hold(wallet_id=wallet_id, hold_id=hold_id), timeout_s)
+
+    async def list_holds(
+        self, *, wallet_id: str, page_size: int = 0, page_token: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Page[Hold]:
+        """One page of a wallet's open holds, soonest expiry first; 1 .. 1000 per page, 0 means 100."""
+        request = _requests.list_holds(wallet_id=wallet_id, page_size=page_size, page_token=page_token)
+        return await self._call(_rpcs.LIST_HOLDS, request, timeout_s)
+
+    def iter_holds(
+        self, *, wallet_id: str, page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> AsyncIterator[Hold]:
+        """All open holds of a wallet, page by page; ``timeout_s`` is per page."""
+        return _items(
+            lambda token: self.list_holds(
+                wallet_id=wallet_id, page_size=page_size, page_token=token, timeout_s=timeout_s
+            )
+        )
+
+    async def get_balance(
+        self,
+        *,
+        wallet_id: str,
+        assets: Iterable[str] = (),
+        include_grants: bool = False,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> WalletBalance:
+        """Reads balances as the next Authorize will see them; of every asset of the wallet when none is named."""
+        request = _requests.get_balance(wallet_id=wallet_id, assets=assets, include_grants=include_grants)
+        return await self._call(_rpcs.GET_BALANCE, request, timeout_s)
+
+    # --- assets, wallets, grants, the ledger ---
+
+    async def create_asset(
+        self,
+        *,
+        asset: str,
+        scale: int,
+        display_name: str = "",
+        default_overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Asset:
+        """Creates an asset: one whole is 10^``scale`` units, for ever. The same content again gives it again."""
+        request = _requests.create_asset(
+            asset=asset, scale=scale, display_name=display_name, default_overage_policy=default_overage_policy
+        )
+        return await self._call(_rpcs.CREATE_ASSET, request, timeout_s)
+
+    async def get_asset(self, *, asset: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Asset:
+        """Reads one asset."""
+        return await self._call(_rpcs.GET_ASSET, _requests.get_asset(asset=asset), timeout_s)
+
+    async def list_assets(
+        self, *, page_size: int = 0, page_token: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Page[Asset]:
+        """One page of the assets, by code; 1 .. 1000 per page, 0 means 100."""
+        request = _requests.list_assets(page_size=page_size, page_token=page_token)
+        return await self._call(_rpcs.LIST_ASSETS, request, timeout_s)
+
+    def iter_assets(self, *, page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> AsyncIterator[Asset]:
+        """All assets, page by page; ``timeout_s`` is per page."""
+        return _items(lambda token: self.list_assets(page_size=page_size, page_token=token, timeout_s=timeout_s))
+
+    async def create_wallet(
+        self,
+        *,
+        wallet_id: str,
+        display_name: str = "",
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Wallet:
+        """Creates a wallet without funds. The same content again gives it again."""
+        request = _requests.create_wallet(wallet_id=wallet_id, display_name=display_name, labels=labels)
+        return await self._call(_rpcs.CREATE_WALLET, request, timeout_s)
+
+    async def get_wallet(self, *, wallet_id: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Wallet:
+        """Reads one wallet; ``get_balance`` reads its funds."""
+        return await self._call(_rpcs.GET_WALLET, _requests.get_wallet(wallet_id=wallet_id), timeout_s)
+
+    async def list_wallets(
+        self, *, page_size: int = 0, page_token: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Page[Wallet]:
+        """One page of the wallets, by id; 1 .. 1000 per page, 0 means 100."""
+        request = _requests.list_wallets(page_size=page_size, page_token=page_token)
+        return await self._call(_rpcs.LIST_WALLETS, request, timeout_s)
+
+    def iter_wallets(self, *, page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> AsyncIterator[Wallet]:
+        """All wallets, page by page; ``timeout_s`` is per page."""
+        return _items(lambda token: self.list_wallets(page_size=page_size, page_token=token, timeout_s=timeout_s))
+
+    async def freeze_wallet(
+        self, *, wallet_id: str, reason: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Wallet:
+        """Stops new holds; open ones can still be committed and released. Freezing a frozen wallet is no error."""
+        request = _requests.freeze_wallet(wallet_id=wallet_id, reason=reason)
+        return await self._call(_rpcs.FREEZE_WALLET, request, timeout_s)
+
+    async def unfreeze_wallet(
+        self, *, wallet_id: str, reason: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Wallet:
+        """Allows new holds again. Unfreezing an active wallet is no error."""
+        request = _requests.unfreeze_wallet(wallet_id=wallet_id, reason=reason)
+        return await self._call(_rpcs.UNFREEZE_WALLET, request, timeout_s)
+
+    async def create_grant(
+        self,
+        *,
+        wallet_id: str,
+        grant_id: str,
+        asset: str,
+        units: int,
+        source: GrantSource,
+        priority: int | None = None,
+        effective_time: datetime | None = None,
+        expire_time: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> GrantResult:
+        """Puts funds into a wallet, durable and usable before the answer.
+
+        Args:
+            wallet_id: Who receives.
+            grant_id: Your id of this money, e.g. the payment's: one id is one grant, for ever.
+            asset: The asset's code.
+            units: Units, 1 .. 2^53-1.
+            source: Where the funds came from.
+            priority: Burn priority, 0 .. 100, low first. None: 50.
+            effective_time: From when the funds can be used. None: at once.
+            expire_time: From when the funds can no longer be used. None: never.
+            labels: Copied to the ledger entry.
+            timeout_s: Deadline of this call in seconds.
+        """
+        request = _requests.create_grant(
+            wallet_id=wallet_id,
+            grant_id=grant_id,
+            asset=asset,
+            units=units,
+            source=source,
+            priority=priority,
+            effective_time=effective_time,
+            expire_time=expire_time,
+            labels=labels,
+        )
+        return await self._call(_rpcs.CREATE_GRANT, request, timeout_s)
+
+    async def get_grant(self, *, wallet_id: str, grant_id: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Grant:
+        """Reads one grant."""
+        request = _requests.get_grant(wallet_id=wallet_id, grant_id=grant_id)
+        return await self._call(_rpcs.GET_GRANT, request, timeout_s)
+
+    async def list_grants(
+        self,
+        *,
+        wallet_id: str,
+        asset: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Page[Grant]:
+        """One page of a wallet's grants, oldest first; 1 .. 1000 per page, 0 means 100."""
+        request = _requests.list_grants(wallet_id=wallet_id, asset=asset, page_size=page_size, page_token=page_token)
+        return await self._call(_rpcs.LIST_GRANTS, request, timeout_s)
+
+    def iter_grants(
+        self, *, wallet_id: str, asset: str = "", page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> AsyncIterator[Grant]:
+        """All grants of a wallet, page by page; ``timeout_s`` is per page."""
+        return _items(
+            lambda token: self.list_grants(
+                wallet_id=wallet_id, asset=asset, page_size=page_size, page_token=token, timeout_s=timeout_s
+            )
+        )
+
+    async def list_entries(
+        self,
+        *,
+        wallet_id: str,
+        asset: str = "",
+        hold_id: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Page[Entry]:
+        """One page of a wallet's ledger, oldest first; what was committed a moment ago may still be on its way."""
+        request = _requests.list_entries(
+            wallet_id=wallet_id, asset=asset, hold_id=hold_id, page_size=page_size, page_token=page_token
+        )
+        return await self._call(_rpcs.LIST_ENTRIES, request, timeout_s)
+
+    def iter_entries(
+        self,
+        *,
+        wallet_id: str,
+        asset: str = "",
+        hold_id: str = "",
+        page_size: int = 0,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> AsyncIterator[Entry]:
+        """All ledger entries of a wallet, page by page; ``timeout_s`` is per page."""
+        return _items(
+            lambda token: self.list_entries(
+                wallet_id=wallet_id,
+                asset=asset,
+                hold_id=hold_id,
+                page_size=page_size,
+                page_token=token,
+                timeout_s=timeout_s,
+            )
+        )
+
+    # --- one call ---
+
+    def _open(self) -> None:
+        if self._closed:
+            raise RuntimeError(CLOSED)
+        if self._channel is not None:
+            return
+        settings = self._settings
+        if settings.credentials is None:
+            self._channel = grpc.aio.insecure_channel(settings.target, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(settings.target, settings.credentials, options=CHANNEL_OPTIONS)
+        for rpc in _rpcs.ALL:
+            self._methods[rpc.path] = self._channel.unary_unary(rpc.path, None, None)
+
+    async def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
+        self._open()
+        settings = self._settings
+        try:
+            data = await self._methods[rpc.path](
+                request.SerializeToString(), timeout=settings.timeout(timeout_s), metadata=settings.metadata
+            )
+        except grpc.RpcError as error:
+            raise to_exception(error) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                # gRPC cancels its own calls when a channel closes; the caller's task was not cancelled by anybody.
+                raise RuntimeError(CLOSED_IN_FLIGHT) from None
+            raise
+        return rpc.read(data)
+
+
+async def _items(fetch: Callable[[str], Awaitable[Page[Item]]]) -> AsyncIterator[Item]:
+    token: str | None = ""
+    while token is not None:
+        page = await fetch(token)
+        for item in page.items:
+            yield item
+        token = next_token(page, token)

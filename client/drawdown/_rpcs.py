@@ -1,0 +1,178 @@
+"""Every RPC of the API: its path, and how its answer is read. One table for both clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from drawdown import _responses
+from drawdown._exceptions import InternalError
+from drawdown.v1 import (
+    asset_service_pb2,
+    authorization_service_pb2,
+    balance_service_pb2,
+    grant_service_pb2,
+    ledger_service_pb2,
+    wallet_service_pb2,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from drawdown._types import (
+        Asset,
+        CommitResult,
+        Entry,
+        Grant,
+        GrantResult,
+        Hold,
+        Page,
+        ReleaseResult,
+        Wallet,
+        WalletBalance,
+    )
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc(Generic[Request, Result]):
+    """One method of a service. Requests and answers cross the channel as bytes, so that both ends are typed here."""
+
+    path: str
+    request_type: type[Request]
+    read: Callable[[bytes], Result]
+
+
+def _rpc(
+    path: str, request_type: type[Request], response_type: type[Response], parse: Callable[[Response], Result]
+) -> Rpc[Request, Result]:
+    def read(data: bytes) -> Result:
+        try:
+            return parse(response_type.FromString(data))
+        except DecodeError as error:  # something that is no Drawdown answered
+            message = f"the answer of {path} cannot be read"
+            raise InternalError(message, code=grpc.StatusCode.INTERNAL) from error
+
+    return Rpc(f"/drawdown.v1.{path}", request_type, read)
+
+
+def _same(response: Response) -> Response:
+    return response
+
+
+CREATE_ASSET: Final[Rpc[asset_service_pb2.CreateAssetRequest, Asset]] = _rpc(
+    "AssetService/CreateAsset",
+    asset_service_pb2.CreateAssetRequest,
+    asset_service_pb2.CreateAssetResponse,
+    _responses.create_asset,
+)
+GET_ASSET: Final[Rpc[asset_service_pb2.GetAssetRequest, Asset]] = _rpc(
+    "AssetService/GetAsset",
+    asset_service_pb2.GetAssetRequest,
+    asset_service_pb2.GetAssetResponse,
+    _responses.get_asset,
+)
+LIST_ASSETS: Final[Rpc[asset_service_pb2.ListAssetsRequest, Page[Asset]]] = _rpc(
+    "AssetService/ListAssets",
+    asset_service_pb2.ListAssetsRequest,
+    asset_service_pb2.ListAssetsResponse,
+    _responses.list_assets,
+)
+CREATE_WALLET: Final[Rpc[wallet_service_pb2.CreateWalletRequest, Wallet]] = _rpc(
+    "WalletService/CreateWallet",
+    wallet_service_pb2.CreateWalletRequest,
+    wallet_service_pb2.CreateWalletResponse,
+    _responses.wallet,
+)
+GET_WALLET: Final[Rpc[wallet_service_pb2.GetWalletRequest, Wallet]] = _rpc(
+    "WalletService/GetWallet",
+    wallet_service_pb2.GetWalletRequest,
+    wallet_service_pb2.GetWalletResponse,
+    _responses.wallet,
+)
+LIST_WALLETS: Final[Rpc[wallet_service_pb2.ListWalletsRequest, Page[Wallet]]] = _rpc(
+    "WalletService/ListWallets",
+    wallet_service_pb2.ListWalletsRequest,
+    wallet_service_pb2.ListWalletsResponse,
+    _responses.list_wallets,
+)
+FREEZE_WALLET: Final[Rpc[wallet_service_pb2.FreezeWalletRequest, Wallet]] = _rpc(
+    "WalletService/FreezeWallet",
+    wallet_service_pb2.FreezeWalletRequest,
+    wallet_service_pb2.FreezeWalletResponse,
+    _responses.wallet,
+)
+UNFREEZE_WALLET: Final[Rpc[wallet_service_pb2.UnfreezeWalletRequest, Wallet]] = _rpc(
+    "WalletService/UnfreezeWallet",
+    wallet_service_pb2.UnfreezeWalletRequest,
+    wallet_service_pb2.UnfreezeWalletResponse,
+    _responses.wallet,
+)
+CREATE_GRANT: Final[Rpc[grant_service_pb2.CreateGrantRequest, GrantResult]] = _rpc(
+    "GrantService/CreateGrant",
+    grant_service_pb2.CreateGrantRequest,
+    grant_service_pb2.CreateGrantResponse,
+    _responses.create_grant,
+)
+GET_GRANT: Final[Rpc[grant_service_pb2.GetGrantRequest, Grant]] = _rpc(
+    "GrantService/GetGrant",
+    grant_service_pb2.GetGrantRequest,
+    grant_service_pb2.GetGrantResponse,
+    _responses.get_grant,
+)
+LIST_GRANTS: Final[Rpc[grant_service_pb2.ListGrantsRequest, Page[Grant]]] = _rpc(
+    "GrantService/ListGrants",
+    grant_service_pb2.ListGrantsRequest,
+    grant_service_pb2.ListGrantsResponse,
+    _responses.list_grants,
+)
+GET_BALANCE: Final[Rpc[balance_service_pb2.GetBalanceRequest, WalletBalance]] = _rpc(
+    "BalanceService/GetBalance",
+    balance_service_pb2.GetBalanceRequest,
+    balance_service_pb2.GetBalanceResponse,
+    _responses.get_balance,
+)
+AUTHORIZE: Final[Rpc[authorization_service_pb2.AuthorizeRequest, authorization_service_pb2.AuthorizeResponse]] = _rpc(
+    "AuthorizationService/Authorize",
+    authorization_service_pb2.AuthorizeRequest,
+    authorization_service_pb2.AuthorizeResponse,
+    _same,  # the client reads it together with the hold id of the request
+)
+COMMIT: Final[Rpc[authorization_service_pb2.CommitRequest, CommitResult]] = _rpc(
+    "AuthorizationService/Commit",
+    authorization_service_pb2.CommitRequest,
+    authorization_service_pb2.CommitResponse,
+    _responses.commit,
+)
+RELEASE: Final[Rpc[authorization_service_pb2.ReleaseRequest, ReleaseResult]] = _rpc(
+    "AuthorizationService/Release",
+    authorization_service_pb2.ReleaseRequest,
+    authorization_service_pb2.ReleaseResponse,
+    _responses.release,
+)
+GET_HOLD: Final[Rpc[authorization_service_pb2.GetHoldRequest, Hold]] = _rpc(
+    "AuthorizationService/GetHold",
+    authorization_service_pb2.GetHoldRequest,
+    authorization_service_pb2.GetHoldResponse,
+    _responses.get_hold,
+)
+LIST_HOLDS: Final[Rpc[authorization_service_pb2.ListHoldsRequest, Page[Hold]]] = _rpc(
+    "AuthorizationService/ListHolds",
+    authorization_service_pb2.ListHoldsRequest,
+    authorization_service_pb2.ListHoldsResponse,
+    _responses.list_holds,
+)
+LIST_ENTRIES: Final[Rpc[ledger_service_pb2.ListEntriesRequest, Page[Entry]]] = _rpc(
+    "LedgerService/ListEntries",
+    ledger_service_pb2.ListEntriesRequest,
+    ledger_service_pb2.ListEntriesResponse,
+    _responses.list_entries,
+)
+ALL: Final = tuple(value for value in list(globals().values()) if isinstance(value, Rpc))
+"""For opening a channel, and for the test that no method of the API is missing."""

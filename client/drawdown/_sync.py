@@ -1,0 +1,438 @@
+"""The client for threads: ``_client.py`` without ``await``. A test keeps the two alike."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from drawdown import _requests, _responses, _rpcs
+from drawdown._channel import (
+    CHANNEL_OPTIONS,
+    CLOSED,
+    CLOSED_IN_FLIGHT,
+    TARGET_DEFAULT,
+    TIMEOUT_S_DEFAULT,
+    USE_CLIENT_DEFAULT,
+    Metadata,
+    Settings,
+    Timeout,
+)
+from drawdown._hold import HoldContext
+from drawdown._paging import next_token
+from drawdown._status import to_exception
+from drawdown._types import (
+    Amounts,
+    Asset,
+    Authorization,
+    CommitResult,
+    Entry,
+    ExpiryAction,
+    Grant,
+    GrantResult,
+    GrantSource,
+    Hold,
+    OveragePolicy,
+    Page,
+    ReleaseResult,
+    Wallet,
+    WalletBalance,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from datetime import datetime
+    from types import TracebackType
+
+    from drawdown._rpcs import Rpc
+
+Request = TypeVar("Request", bound=Message)
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+
+class Client:
+    """A connection to Drawdown for threads.
+
+    ::
+
+        with drawdown.Client("127.0.0.1:50051") as client:
+            with client.hold(wallet_id="demo", amounts={"USD": 500_000}) as hold:  # units: 0.50 at scale 6
+                cost_units = run_the_request()
+                hold.commit({"USD": cost_units})
+
+    The same as ``AsyncClient``, call by call; its docstrings explain all parameters. One client serves any number of
+    threads. The connection is made by the first call, so a client made before a fork works after it.
+    """
+
+    def __init__(
+        self,
+        target: str = TARGET_DEFAULT,
+        *,
+        timeout_s: float = TIMEOUT_S_DEFAULT,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+    ) -> None:
+        self._settings = Settings.of(target, timeout_s, credentials, metadata)
+        self._channel: grpc.Channel | None = None
+        self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._closed = False
+        self._lock = threading.Lock()  # over opening and closing only
+
+    def __repr__(self) -> str:
+        return f"<drawdown.{type(self).__name__} {self._settings.target}{' closed' if self._closed else ''}>"
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; calls in flight fail."""
+        with self._lock:
+            self._closed = True
+            if self._channel is not None:
+                self._channel.close()
+
+    # --- the data plane ---
+
+    def authorize(
+        self,
+        *,
+        wallet_id: str,
+        amounts: Amounts,
+        hold_id: str | None = None,
+        ttl_s: float | None = None,
+        subjects: Iterable[str] = (),
+        alternatives: Iterable[Amounts] = (),
+        overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
+        expiry_action: ExpiryAction = ExpiryAction.UNSPECIFIED,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Authorization:
+        """Reserves units of one or more assets, all or nothing. A denial is an answer and raises nothing.
+
+        The parameters are explained at ``AsyncClient.authorize``.
+        """
+        hold_id = uuid.uuid4().hex if hold_id is None else hold_id
+        request = _requests.authorize(
+            wallet_id=wallet_id,
+            hold_id=hold_id,
+            amounts=amounts,
+            ttl_s=ttl_s,
+            subjects=subjects,
+            alternatives=alternatives,
+            overage_policy=overage_policy,
+            expiry_action=expiry_action,
+            labels=labels,
+        )
+        return _responses.authorize(self._call(_rpcs.AUTHORIZE, request, timeout_s), hold_id)
+
+    def commit(
+        self,
+        *,
+        wallet_id: str,
+        hold_id: str,
+        amounts: Amounts,
+        final: bool = True,
+        hold_token: bytes = b"",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> CommitResult:
+        """Debits what was really used and gives the rest back.
+
+        The parameters are explained at ``AsyncClient.commit``.
+        """
+        request = _requests.commit(
+            wallet_id=wallet_id, hold_id=hold_id, amounts=amounts, final=final, hold_token=hold_token
+        )
+        return self._call(_rpcs.COMMIT, request, timeout_s)
+
+    def release(
+        self, *, wallet_id: str, hold_id: str, reason: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> ReleaseResult:
+        """Gives everything back. An unknown hold is no error: a delayed Authorize with its id is then refused."""
+        request = _requests.release(wallet_id=wallet_id, hold_id=hold_id, reason=reason)
+        return self._call(_rpcs.RELEASE, request, timeout_s)
+
+    def hold(
+        self,
+        *,
+        wallet_id: str,
+        amounts: Amounts,
+        hold_id: str | None = None,
+        ttl_s: float | None = None,
+        subjects: Iterable[str] = (),
+        alternatives: Iterable[Amounts] = (),
+        overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
+        expiry_action: ExpiryAction = ExpiryAction.UNSPECIFIED,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> HoldContext:
+        """A hold around a piece of work: ``with client.hold(...) as hold: ...; hold.commit({...})``.
+
+        Entering authorizes, and raises ``Denied`` when the answer is no. Leaving releases the hold, unless the body
+        has tried to commit it: then the work was done, and a hold whose commit failed is kept until its ttl, so that
+        the commit can be sent again. The parameters are those of ``authorize``.
+        """
+        hold_id = uuid.uuid4().hex if hold_id is None else hold_id
+
+        def authorize() -> Authorization:
+            return self.authorize(
+                wallet_id=wallet_id,
+                amounts=amounts,
+                hold_id=hold_id,
+                ttl_s=ttl_s,
+                subjects=subjects,
+                alternatives=alternatives,
+                overage_policy=overage_policy,
+                expiry_action=expiry_action,
+                labels=labels,
+                timeout_s=timeout_s,
+            )
+
+        return HoldContext(self, authorize, wallet_id, hold_id)
+
+    def get_hold(self, *, wallet_id: str, hold_id: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Hold:
+        """Reads one hold, also some time after it was settled."""
+        return self._call(_rpcs.GET_HOLD, _requests.get_hold(wallet_id=wallet_id, hold_id=hold_id), timeout_s)
+
+    def list_holds(
+        self, *, wallet_id: str, page_size: int = 0, page_token: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Page[Hold]:
+        """One page of a wallet's open holds, soonest expiry first; 1 .. 1000 per page, 0 means 100."""
+        request = _requests.list_holds(wallet_id=wallet_id, page_size=page_size, page_token=page_token)
+        return self._call(_rpcs.LIST_HOLDS, request, timeout_s)
+
+    def iter_holds(
+        self, *, wallet_id: str, page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Iterator[Hold]:
+        """All open holds of a wallet, page by page; ``timeout_s`` is per page."""
+        return _items(
+            lambda token: self.list_holds(
+                wallet_id=wallet_id, page_size=page_size, page_token=token, timeout_s=timeout_s
+            )
+        )
+
+    def get_balance(
+        self,
+        *,
+        wallet_id: str,
+        assets: Iterable[str] = (),
+        include_grants: bool = False,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> WalletBalance:
+        """Reads balances as the next Authorize will see them; of every asset of the wallet when none is named."""
+        request = _requests.get_balance(wallet_id=wallet_id, assets=assets, include_grants=include_grants)
+        return self._call(_rpcs.GET_BALANCE, request, timeout_s)
+
+    # --- assets, wallets, grants, the ledger ---
+
+    def create_asset(
+        self,
+        *,
+        asset: str,
+        scale: int,
+        display_name: str = "",
+        default_overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Asset:
+        """Creates an asset: one whole is 10^``scale`` units, for ever. The same content again gives it again."""
+        request = _requests.create_asset(
+            asset=asset, scale=scale, display_name=display_name, default_overage_policy=default_overage_policy
+        )
+        return self._call(_rpcs.CREATE_ASSET, request, timeout_s)
+
+    def get_asset(self, *, asset: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Asset:
+        """Reads one asset."""
+        return self._call(_rpcs.GET_ASSET, _requests.get_asset(asset=asset), timeout_s)
+
+    def list_assets(
+        self, *, page_size: int = 0, page_token: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Page[Asset]:
+        """One page of the assets, by code; 1 .. 1000 per page, 0 means 100."""
+        request = _requests.list_assets(page_size=page_size, page_token=page_token)
+        return self._call(_rpcs.LIST_ASSETS, request, timeout_s)
+
+    def iter_assets(self, *, page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Iterator[Asset]:
+        """All assets, page by page; ``timeout_s`` is per page."""
+        return _items(lambda token: self.list_assets(page_size=page_size, page_token=token, timeout_s=timeout_s))
+
+    def create_wallet(
+        self,
+        *,
+        wallet_id: str,
+        display_name: str = "",
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Wallet:
+        """Creates a wallet without funds. The same content again gives it again."""
+        request = _requests.create_wallet(wallet_id=wallet_id, display_name=display_name, labels=labels)
+        return self._call(_rpcs.CREATE_WALLET, request, timeout_s)
+
+    def get_wallet(self, *, wallet_id: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Wallet:
+        """Reads one wallet; ``get_balance`` reads its funds."""
+        return self._call(_rpcs.GET_WALLET, _requests.get_wallet(wallet_id=wallet_id), timeout_s)
+
+    def list_wallets(
+        self, *, page_size: int = 0, page_token: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Page[Wallet]:
+        """One page of the wallets, by id; 1 .. 1000 per page, 0 means 100."""
+        request = _requests.list_wallets(page_size=page_size, page_token=page_token)
+        return self._call(_rpcs.LIST_WALLETS, request, timeout_s)
+
+    def iter_wallets(self, *, page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Iterator[Wallet]:
+        """All wallets, page by page; ``timeout_s`` is per page."""
+        return _items(lambda token: self.list_wallets(page_size=page_size, page_token=token, timeout_s=timeout_s))
+
+    def freeze_wallet(self, *, wallet_id: str, reason: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Wallet:
+        """Stops new holds; open ones can still be committed and released. Freezing a frozen wallet is no error."""
+        request = _requests.freeze_wallet(wallet_id=wallet_id, reason=reason)
+        return self._call(_rpcs.FREEZE_WALLET, request, timeout_s)
+
+    def unfreeze_wallet(self, *, wallet_id: str, reason: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Wallet:
+        """Allows new holds again. Unfreezing an active wallet is no error."""
+        request = _requests.unfreeze_wallet(wallet_id=wallet_id, reason=reason)
+        return self._call(_rpcs.UNFREEZE_WALLET, request, timeout_s)
+
+    def create_grant(
+        self,
+        *,
+        wallet_id: str,
+        grant_id: str,
+        asset: str,
+        units: int,
+        source: GrantSource,
+        priority: int | None = None,
+        effective_time: datetime | None = None,
+        expire_time: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> GrantResult:
+        """Puts funds into a wallet, durable and usable before the answer.
+
+        The parameters are explained at ``AsyncClient.create_grant``.
+        """
+        request = _requests.create_grant(
+            wallet_id=wallet_id,
+            grant_id=grant_id,
+            asset=asset,
+            units=units,
+            source=source,
+            priority=priority,
+            effective_time=effective_time,
+            expire_time=expire_time,
+            labels=labels,
+        )
+        return self._call(_rpcs.CREATE_GRANT, request, timeout_s)
+
+    def get_grant(self, *, wallet_id: str, grant_id: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Grant:
+        """Reads one grant."""
+        request = _requests.get_grant(wallet_id=wallet_id, grant_id=grant_id)
+        return self._call(_rpcs.GET_GRANT, request, timeout_s)
+
+    def list_grants(
+        self,
+        *,
+        wallet_id: str,
+        asset: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Page[Grant]:
+        """One page of a wallet's grants, oldest first; 1 .. 1000 per page, 0 means 100."""
+        request = _requests.list_grants(wallet_id=wallet_id, asset=asset, page_size=page_size, page_token=page_token)
+        return self._call(_rpcs.LIST_GRANTS, request, timeout_s)
+
+    def iter_grants(
+        self, *, wallet_id: str, asset: str = "", page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Iterator[Grant]:
+        """All grants of a wallet, page by page; ``timeout_s`` is per page."""
+        return _items(
+            lambda token: self.list_grants(
+                wallet_id=wallet_id, asset=asset, page_size=page_size, page_token=token, timeout_s=timeout_s
+            )
+        )
+
+    def list_entries(
+        self,
+        *,
+        wallet_id: str,
+        asset: str = "",
+        hold_id: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Page[Entry]:
+        """One page of a wallet's ledger, oldest first; what was committed a moment ago may still be on its way."""
+        request = _requests.list_entries(
+            wallet_id=wallet_id, asset=asset, hold_id=hold_id, page_size=page_size, page_token=page_token
+        )
+        return self._call(_rpcs.LIST_ENTRIES, request, timeout_s)
+
+    def iter_entries(
+        self,
+        *,
+        wallet_id: str,
+        asset: str = "",
+        hold_id: str = "",
+        page_size: int = 0,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Iterator[Entry]:
+        """All ledger entries of a wallet, page by page; ``timeout_s`` is per page."""
+        return _items(
+            lambda token: self.list_entries(
+                wallet_id=wallet_id,
+                asset=asset,
+                hold_id=hold_id,
+                page_size=page_size,
+                page_token=token,
+                timeout_s=timeout_s,
+            )
+        )
+
+    # --- one call ---
+
+    def _open(self) -> dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            if self._channel is None:
+                settings = self._settings
+                if settings.credentials is None:
+                    self._channel = grpc.insecure_channel(settings.target, options=CHANNEL_OPTIONS)
+                else:
+                    self._channel = grpc.secure_channel(settings.target, settings.credentials, options=CHANNEL_OPTIONS)
+                self._methods = {rpc.path: self._channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL}
+            return self._methods
+
+    def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
+        methods = self._open()
+        settings = self._settings
+        try:
+            data = methods[rpc.path](
+                request.SerializeToString(), timeout=settings.timeout(timeout_s), metadata=settings.metadata
+            )
+        except grpc.RpcError as error:
+            if self._closed and error.code() is grpc.StatusCode.CANCELLED:
+                raise RuntimeError(CLOSED_IN_FLIGHT) from error
+            raise to_exception(error) from error
+        except ValueError as error:
+            if self._closed:  # between the check and the call; gRPC's own words are about its channel
+                raise RuntimeError(CLOSED) from error
+            raise
+        return rpc.read(data)
+
+
+def _items(fetch: Callable[[str], Page[Item]]) -> Iterator[Item]:
+    token: str | None = ""
+    while token is not None:
+        page = fetch(token)
+        yield from page.items
+        token = next_token(page, token)

@@ -1,0 +1,194 @@
+"""What every command shares: the options, the client, the way errors end."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, ParamSpec, cast
+
+import typer
+
+from drawdown import TARGET_DEFAULT, Client, DrawdownError, InvalidRequestError, NotFoundError, UnavailableError
+from drawdown.cli.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+
+TIMEOUT_S_DEFAULT: Final = 5.0
+"""People wait longer than gateways do."""
+
+EXIT_ERROR: Final = 1
+EXIT_DENIED: Final = 3
+
+HELP: Final = """Prepaid wallets: authorize, commit, release, and everything around them.
+
+An AMOUNT is decimal and asset, '12.50 USD', by the asset's scale; or exact units with a u, '12500000u USD'. Quotes may
+be left out.
+
+Exit codes: 0 done or approved, 1 error, 2 wrong usage, 3 denied.
+
+--target, --timeout and --json may stand before or after the command.
+"""
+
+TARGET_ENVIRONMENT: Final = "DRAWDOWN_TARGET"
+_TARGET_HELP: Final = f"Server, host:port. [default: {TARGET_DEFAULT}]"
+RootTarget = Annotated[str | None, typer.Option("--target", envvar=TARGET_ENVIRONMENT, help=_TARGET_HELP)]
+# Not from the environment a second time: that would beat a --target before the command.
+CommandTarget = Annotated[
+    str | None, typer.Option("--target", help=f"{_TARGET_HELP} [env var: {TARGET_ENVIRONMENT}]", show_default=False)
+]
+TimeoutOption = Annotated[
+    float | None, typer.Option("--timeout", help=f"Deadline of each call in seconds. [default: {TIMEOUT_S_DEFAULT:g}]")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine output: units as integers, amounts as decimal texts.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
+LIMIT_DEFAULT: Final = 100
+
+
+def noun(help_text: str) -> typer.Typer:
+    """A group of commands."""
+    # Plain text throughout: boxes and colours are in the way of pipes and narrow terminals.
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+app = noun(HELP)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of every command, as given."""
+
+    target: str | None = None
+    timeout_s: float | None = None
+    json: bool = False
+
+
+class Session:
+    """One run of one command."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @cached_property
+    def client(self) -> Client:
+        """The client; it connects with its first call."""
+        timeout_s = self.options.timeout_s
+        try:
+            return Client(
+                self.options.target or TARGET_DEFAULT, timeout_s=TIMEOUT_S_DEFAULT if timeout_s is None else timeout_s
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--timeout") from error
+
+    def close(self) -> None:
+        """Closes the client, if there is one."""
+        if "client" in self.__dict__:  # where cached_property keeps it
+            self.client.close()
+
+    @cached_property
+    def out(self) -> Output:
+        """Where results go."""
+        return Output(scale=self.scale, as_json=self.options.json)
+
+    @cached_property
+    def _scales(self) -> dict[str, int | None]:
+        return {}
+
+    def scale(self, asset: str) -> int | None:
+        """Decimal places of an asset, None when there is no such asset; asked for once."""
+        if asset not in self._scales:
+            try:
+                self._scales[asset] = self.client.get_asset(asset=asset).scale
+            except (NotFoundError, InvalidRequestError):  # invalid: the text cannot be the code of any asset
+                self._scales[asset] = None
+        return self._scales[asset]
+
+
+@app.callback()
+def _root(
+    ctx: typer.Context, *, target: RootTarget = None, timeout: TimeoutOption = None, as_json: AsJson = False
+) -> None:
+    ctx.obj = Options(target, timeout, as_json)
+
+
+def _parameter(name: str, annotation: object, default: object = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_SHARED: Final = (
+    _parameter("ctx", typer.Context),
+    _parameter("target", CommandTarget, None),
+    _parameter("timeout", TimeoutOption, None),
+    _parameter("as_json", AsJson, default=False),
+)
+"""The options of every command, again after its name."""
+
+
+def command(
+    group: typer.Typer, name: str
+) -> Callable[[Callable[Concatenate[Session, P], None]], Callable[Concatenate[Session, P], None]]:
+    """Registers a command: gives it a Session in place of ctx and the shared options, and ends its errors cleanly."""
+
+    def register(function: Callable[Concatenate[Session, P], None]) -> Callable[Concatenate[Session, P], None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        body = cast("Callable[..., None]", function)
+
+        def run(
+            ctx: typer.Context, target: str | None, timeout: float | None, as_json: bool, **arguments: object
+        ) -> None:
+            given = cast("Options", ctx.find_root().obj)
+            session = Session(
+                Options(
+                    target=given.target if target is None else target,
+                    timeout_s=given.timeout_s if timeout is None else timeout,
+                    json=given.json or as_json,
+                )
+            )
+            try:
+                body(session, **arguments)
+            except DrawdownError as error:
+                _fail(error, session.options)
+            finally:
+                session.close()
+
+        # typer builds the command from the signature: the command's own parameters, then the shared ones.
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *_SHARED)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        group.command(name, help=function.__doc__)(run)
+        return function
+
+    return register
+
+
+def _fail(error: DrawdownError, options: Options) -> NoReturn:
+    """One line on stderr, exit code 1."""
+    violations = error.violations if isinstance(error, InvalidRequestError) else ()
+    if options.json:
+        document = {
+            "error": {
+                "code": error.code.name,
+                "reason": error.reason,
+                "message": error.message,
+                "metadata": dict(error.metadata),
+                "violations": [violation._asdict() for violation in violations],
+            }
+        }
+        sys.stderr.write(json.dumps(document, ensure_ascii=False) + "\n")
+    else:
+        message = "; ".join(f"{v.field} {v.description}".strip() for v in violations) or error.message
+        if isinstance(error, UnavailableError) and not error.reason:  # gRPC's own: nobody answered at that address
+            message = f"cannot reach {options.target or TARGET_DEFAULT}: {message}"
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    raise typer.Exit(EXIT_ERROR)

@@ -1,0 +1,130 @@
+"""The command line: ``drawdown-server serve|flush|migrate|check-config|dev|demo``.
+
+``serve``, ``flush``, ``migrate`` and ``check-config`` take every setting of ``config.py`` as a flag; ``dev`` and
+``demo`` need nothing installed but this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+import uvloop
+from pydantic import ValidationError
+
+from drawdown_server.app import flush as run_flush
+from drawdown_server.app import open_stores
+from drawdown_server.app import serve as run_serve
+from drawdown_server.config import Config
+from drawdown_server.errors import ConfigurationError, DrawdownError
+from drawdown_server.ledger.migrations import migrate as run_migrations
+from drawdown_server.telemetry.logs import configure_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+commands = typer.Typer(
+    help="The Drawdown server: may this customer spend this, now?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_SETTINGS_AS_FLAGS: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@commands.command(context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
+def serve(context: typer.Context) -> None:
+    """Serve Authorize, Commit and Release."""
+    _run(run_serve(_config(context)))
+
+
+@commands.command(context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
+def flush(context: typer.Context) -> None:
+    """Run the flusher alone, beside servers started with --no-flusher."""
+    _run(run_flush(_config(context)))
+
+
+@commands.command(context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
+def migrate(context: typer.Context) -> None:
+    """Bring the database's schema up to date."""
+    config = _config(context)
+
+    async def run() -> None:
+        applied = await run_migrations(config.postgres_url)
+        typer.echo("\n".join(f"applied {name}" for name in applied) or "nothing to do")
+
+    _run(run())
+
+
+@commands.command("check-config", context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
+def check_config(context: typer.Context) -> None:
+    """Print every setting, secrets masked, and whether a server could start with them."""
+    config = _config(context)
+    values = config.masked()
+    width = max(map(len, values))
+    for name, value in values.items():
+        typer.echo(f"{name:<{width}}  {value}")
+
+    async def check() -> None:
+        async with open_stores(config):
+            typer.echo("ok: a server can start with these settings")
+
+    _run(check())
+
+
+@commands.command()
+def dev(
+    data_dir: Annotated[Path, typer.Option(help="Where the embedded stores keep their data.")] = Path(".drawdown"),
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 50051,
+    valkey_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of Valkey; 0 takes a free one.")] = 0,
+    postgres_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of Postgres; 0 takes a free one.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what is kept in --data-dir first.")] = False,
+) -> None:
+    """Serve on an embedded Valkey and Postgres, with demo assets and a funded wallet.
+
+    DRAWDOWN_VALKEY_URL and DRAWDOWN_POSTGRES_URL replace the embedded servers by your own.
+    """
+    from drawdown_server.dev.run import Ports, run_dev  # noqa: PLC0415  # needs the extra [embedded]
+
+    ports = Ports(grpc=grpc_port, valkey=valkey_port, postgres=postgres_port)
+    _run(run_dev(data_dir, ports, fresh=fresh))
+
+
+def _config(context: typer.Context) -> Config:
+    """The settings from the environment and from flags."""
+    try:
+        config = Config.from_flags(context.args, program=context.command_path)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"])
+            typer.echo(f"error: DRAWDOWN_{name.upper()}: {problem['msg']}", err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+    configure_logs(config.log_level, config.log_format)
+    return config
+
+
+def _run(work: Coroutine[None, None, int | None]) -> None:
+    """Run to the end; what the user can mend is one line, not a traceback."""
+    try:
+        code = uvloop.run(work)
+    except (ConfigurationError, DrawdownError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_FAILED) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(EXIT_FAILED) from None
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of ``drawdown-server``."""
+    commands(prog_name="drawdown-server")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""The composition root: opens, wires, serves, drains. The one module that knows everything.
+
+Read it top to bottom: what is opened first is closed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # its stubs lag behind
+from grpc_reflection.v1alpha import reflection
+
+from drawdown.v1 import (
+    asset_service_pb2,
+    asset_service_pb2_grpc,
+    authorization_service_pb2,
+    authorization_service_pb2_grpc,
+    balance_service_pb2,
+    balance_service_pb2_grpc,
+    grant_service_pb2,
+    grant_service_pb2_grpc,
+    ledger_service_pb2,
+    ledger_service_pb2_grpc,
+    wallet_service_pb2,
+    wallet_service_pb2_grpc,
+)
+from drawdown_server.errors import ConfigurationError
+from drawdown_server.holds.connection import open_connection
+from drawdown_server.holds.library import build_library, load_library
+from drawdown_server.holds.startup import check_store, open_client
+from drawdown_server.holds.store import HoldStore
+from drawdown_server.holds.sweeper import Sweeper
+from drawdown_server.identity.caller import Caller
+from drawdown_server.ledger.database import open_pool
+from drawdown_server.ledger.flusher import Flusher
+from drawdown_server.ledger.migrations import pending
+from drawdown_server.ledger.recovery import open_partitions
+from drawdown_server.ledger.store import LedgerStore
+from drawdown_server.rpc.assets import AssetService
+from drawdown_server.rpc.authorization import AuthorizationService, HoldLimits
+from drawdown_server.rpc.grants import GrantService
+from drawdown_server.rpc.interceptor import CallInterceptor
+from drawdown_server.rpc.ledger import LedgerService
+from drawdown_server.rpc.wallets import BalanceService, WalletService
+from drawdown_server.wallets.admin import WalletAdmin
+from drawdown_server.wallets.assets import AssetRegistry
+from drawdown_server.wallets.changes import ChangeApplier
+from drawdown_server.wallets.loader import WalletLoader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from redis.asyncio import Redis
+
+    from drawdown_server.config import Config
+
+log = structlog.get_logger(__name__)
+
+MESSAGE_BYTES_MAX: Final = 64 * 1024
+"""Largest request: an Authorize with every field at its limit has about 30 KiB."""
+METADATA_BYTES_MAX: Final = 16 * 1024
+DRAIN_EXTRA_S: Final = 10.0
+"""How long the flusher may take at shutdown to record what is in the outbox; the rest waits safely in Valkey."""
+BLOCKING_READ_EXTRA_MS: Final = 2_000
+"""A blocking read is answered this much later than asked for at the latest."""
+LIVENESS: Final = "liveness"
+"""Health name that says only that the process answers; never depends on a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The two stores, open and fit to serve."""
+
+    client: Redis
+    holds: HoldStore
+    ledger: LedgerStore
+
+
+@asynccontextmanager
+async def open_stores(config: Config) -> AsyncIterator[Stores]:
+    """Open Postgres and Valkey, refuse what is unfit, and agree with both on the epoch of every partition."""
+    async with AsyncExitStack() as opened:
+        missing = await pending(config.postgres_url)
+        if missing:
+            names = ", ".join(missing)
+            raise ConfigurationError(f"the database lacks migrations ({names}): run drawdown-server migrate")
+        ledger = LedgerStore(await opened.enter_async_context(open_pool(config)))
+        client = await opened.enter_async_context(open_client(config.valkey_url, timeout_ms=config.valkey_timeout_ms))
+        await check_store(client)
+        library = build_library()
+        await load_library(client, library)
+        epochs = await open_partitions(client, ledger, config.partitions)
+        connection = await opened.enter_async_context(
+            open_connection(
+                config.valkey_url, timeout_ms=config.valkey_timeout_ms, in_flight_max=config.valkey_in_flight_max
+            )
+        )
+        holds = HoldStore(connection, library, epochs)
+        holds.on_stale_epoch(lambda: open_partitions(client, ledger, config.partitions))
+        holds.on_missing_library(lambda: load_library(client, library))
+        yield Stores(client=client, holds=holds, ledger=ledger)
+
+
+async def run_flusher(config: Config, stores: Stores, stop: asyncio.Event) -> None:
+    """Flush until told to stop, then record what is left and give the partitions back."""
+    timeout_ms = max(config.valkey_timeout_ms, config.flush_block_ms + BLOCKING_READ_EXTRA_MS)
+    async with open_client(config.valkey_url, timeout_ms=timeout_ms) as client:
+        flusher = Flusher(
+            client,
+            stores.ledger,
+            owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            batch_max=config.flush_batch_max,
+            block_ms=config.flush_block_ms,
+            linger_ms=config.flush_linger_ms,
+            lease_ttl_ms=config.lease_ttl_ms,
+        )
+        await flusher.run(stop)
+        await flusher.drain(DRAIN_EXTRA_S)
+
+
+class HealthReporter(Protocol):
+    """What we need of grpc_health's servicer, which has no types."""
+
+    async def set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        """Set the status of one service."""
+
+
+def build_server(config: Config, stores: Stores, changes: ChangeApplier) -> tuple[grpc.aio.Server, HealthReporter]:
+    """The gRPC server with all services, not started."""
+    assets = AssetRegistry(stores.ledger)
+    loader = WalletLoader(
+        stores.holds,
+        stores.ledger,
+        changes,
+        loads_max=config.loads_max,
+        unknown_ttl_ms=config.unknown_wallet_ttl_ms,
+    )
+    stores.holds.on_missing_wallet(loader.load)
+    admin = WalletAdmin(stores.holds, stores.ledger, assets, changes, loader)
+    limits = HoldLimits(
+        ttl_default_ms=config.ttl_default_ms,
+        open_holds_max=config.open_holds_max,
+        tombstone_ms=config.tombstone_ms,
+    )
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(Caller(tenant_id=config.tenant))],
+        options=[
+            ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+        ],
+    )
+    authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
+        AuthorizationService(stores.holds, stores.ledger, assets, limits), server
+    )
+    asset_service_pb2_grpc.add_AssetServiceServicer_to_server(AssetService(admin, stores.ledger), server)
+    wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletService(admin, stores.ledger), server)
+    grant_service_pb2_grpc.add_GrantServiceServicer_to_server(GrantService(admin, stores.ledger), server)
+    balance_service_pb2_grpc.add_BalanceServiceServicer_to_server(BalanceService(stores.holds, assets), server)
+    ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(stores.ledger), server)
+    health_servicer = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    if config.reflection:
+        reflection.enable_server_reflection([*service_names(), reflection.SERVICE_NAME, HEALTH_SERVICE], server)
+    return server, health_servicer
+
+
+def service_names() -> list[str]:
+    """The full names of our own services."""
+    return [
+        file.DESCRIPTOR.services_by_name[name].full_name
+        for file, name in (
+            (authorization_service_pb2, "AuthorizationService"),
+            (asset_service_pb2, "AssetService"),
+            (wallet_service_pb2, "WalletService"),
+            (grant_service_pb2, "GrantService"),
+            (balance_service_pb2, "BalanceService"),
+            (ledger_service_pb2, "LedgerService"),
+        )
+    ]
+
+
+async def serve(
+    config: Config, *, stop: asyncio.Event | None = None, on_ready: Callable[[int], None] | None = None
+) -> None:
+    """Serve until ``stop`` is set or SIGTERM or SIGINT arrives, then drain.
+
+    Args:
+        config: The settings.
+        stop: Ends the server when set, for those who run it inside another program.
+        on_ready: Called with the port when the server accepts calls.
+
+    Raises:
+        ConfigurationError: Something must be changed first; the message says what.
+        StoreUnavailableError: A store cannot be reached at start.
+    """
+    stop = stop or asyncio.Event()
+    stop_background = asyncio.Event()
+    async with open_stores(config) as stores:
+        changes = ChangeApplier(stores.holds, stores.ledger)
+        server, health_servicer = build_server(config, stores, changes)
+        port = bind(server, config)
+        await server.start()
+        # One dead background task ends the process: better restarted than half alive.
+        async with asyncio.TaskGroup() as tasks:
+            sweeper = Sweeper(stores.holds, interval_ms=config.sweep_interval_ms, tombstone_ms=config.tombstone_ms)
+            tasks.create_task(sweeper.run(stop_background), name="sweeper")
+            tasks.create_task(changes.run(stop_background), name="changes")
+            if config.flusher:
+                tasks.create_task(run_flusher(config, stores, stop_background), name="flusher")
+            try:
+                await set_serving(health_servicer, serving=True)
+                log.info("server.ready", host=config.grpc_host, port=port)
+                if on_ready is not None:
+                    on_ready(port)
+                with stop_on_signals(stop):
+                    await stop.wait()
+                log.info("server.draining")
+                await set_serving(health_servicer, serving=False)
+                await asyncio.sleep(config.drain_delay_s)
+            finally:
+                # Also when a background task died: calls in flight still get their answers.
+                await server.stop(config.drain_grace_s)
+                stop_background.set()
+    log.info("server.stopped")
+
+
+async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:
+    """Run the flusher alone, beside servers started without one."""
+    stop = stop or asyncio.Event()
+    async with open_stores(config) as stores:
+        log.info("flusher.ready")
+        with stop_on_signals(stop):
+            await run_flusher(config, stores, stop)
+    log.info("flusher.stopped")
+
+
+def bind(server: grpc.aio.Server, config: Config) -> int:
+    """Bind the server's port; the port, which is a free one for port 0."""
+    address = f"{config.grpc_host}:{config.grpc_port}"
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise ConfigurationError(
+            f"cannot listen on {address}: the port is taken or the address is not ours. "
+            "Choose another with --grpc-port or DRAWDOWN_GRPC_PORT."
+        ) from None
+
+
+async def set_serving(health_servicer: HealthReporter, *, serving: bool) -> None:
+    """Say SERVING or NOT_SERVING for every service; liveness stays SERVING."""
+    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in ("", *service_names()):
+        await health_servicer.set(name, status)
+    await health_servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+
+
+class stop_on_signals:  # noqa: N801  # reads as a verb, like contextlib's own
+    """Set an event on SIGTERM or SIGINT inside the block. A second signal has its usual, immediate effect."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: int) -> None:
+        self._stop.set()
+        asyncio.get_running_loop().remove_signal_handler(number)

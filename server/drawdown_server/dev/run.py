@@ -1,0 +1,113 @@
+"""``drawdown-server dev``: the whole product on a laptop, seeded, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from drawdown_server.app import serve, stop_on_signals
+from drawdown_server.config import Config
+from drawdown_server.dev.seed import DEMO_WALLET, seed
+from drawdown_server.dev.stack import EmbeddedStack, EmbeddedStackError
+from drawdown_server.errors import ConfigurationError
+from drawdown_server.ledger.migrations import migrate
+from drawdown_server.telemetry.logs import configure_logs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VALKEY_URL: Final = "DRAWDOWN_VALKEY_URL"
+POSTGRES_URL: Final = "DRAWDOWN_POSTGRES_URL"
+
+HINTS: Final = """
+Drawdown serves on {target}   (Valkey {valkey_url}, Postgres {postgres_url})
+
+Try, in another terminal:
+
+  {client} balance {wallet} --target {target}
+  {client} authorize {wallet} '0.50 USD' '1200 MODEL_TOKENS' --hold-id req-1 --target {target}
+  {client} commit {wallet} req-1 '0.31 USD' '800 MODEL_TOKENS' --target {target}
+  {client} entries {wallet} --target {target}
+  grpcurl -plaintext -d '{{"wallet_id": "{wallet}"}}' {target} drawdown.v1.BalanceService/GetBalance
+
+Ctrl-C stops everything; the data stays in {data_dir}.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Ports on 127.0.0.1; 0 takes a free one."""
+
+    grpc: int
+    valkey: int
+    postgres: int
+
+
+async def run_dev(data_dir: Path, ports: Ports, *, fresh: bool) -> None:
+    """Start the stores unless the environment names others, then serve and seed.
+
+    Raises:
+        ConfigurationError: A port or directory is taken; the message says which.
+    """
+    configure_logs("WARNING", "console")
+    if VALKEY_URL in os.environ and POSTGRES_URL in os.environ:
+        config = Config(grpc_port=ports.grpc, reflection=True)
+        await serve_seeded(config, data_dir)
+        return
+    stop = asyncio.Event()
+    try:
+        # Signals are ours from the first moment: a Ctrl-C while the stores start must still stop them.
+        with stop_on_signals(stop):
+            async with EmbeddedStack.open(
+                data_dir, fresh=fresh, valkey_port=ports.valkey, postgres_port=ports.postgres
+            ) as stack:
+                config = Config(
+                    valkey_url=os.environ.get(VALKEY_URL, stack.valkey_url),
+                    postgres_url=os.environ.get(POSTGRES_URL, stack.postgres_url),
+                    grpc_port=ports.grpc,
+                    reflection=True,
+                )
+                await serve_seeded(config, data_dir, stop)
+    except EmbeddedStackError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+async def serve_seeded(config: Config, data_dir: Path, stop: asyncio.Event | None = None) -> None:
+    """Migrate, serve, and seed as soon as the server accepts calls."""
+    await migrate(config.postgres_url)
+    started: asyncio.Queue[int] = asyncio.Queue()
+
+    async def seed_when_ready() -> None:
+        target = f"{config.grpc_host}:{await started.get()}"
+        await seed(target)
+        typer.echo(hints(config, target, data_dir))
+
+    seeding = asyncio.create_task(seed_when_ready(), name="seed")
+    try:
+        await serve(config, stop=stop, on_ready=started.put_nowait)
+    finally:
+        seeding.cancel()
+        await asyncio.gather(seeding, return_exceptions=True)
+
+
+def hints(config: Config, target: str, data_dir: Path) -> str:
+    """What to type next, ready to paste."""
+    masked = config.masked()
+    return HINTS.format(
+        client=client_command(),
+        target=target,
+        wallet=DEMO_WALLET,
+        data_dir=data_dir,
+        valkey_url=masked["valkey_url"],
+        postgres_url=masked["postgres_url"],
+    )
+
+
+def client_command() -> str:
+    """How to call the client's command line from here: the one installed beside this program."""
+    virtual_environment = os.environ.get("VIRTUAL_ENV")
+    return "drawdown" if virtual_environment else ".venv/bin/drawdown"

@@ -1,0 +1,92 @@
+"""Is this Redis fit to hold money? Checked before the server serves; refused with what to change."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from drawdown_server.errors import ConfigurationError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+log = structlog.get_logger(__name__)
+
+VALKEY_MAJOR_MIN: Final = 8
+REDIS_MAJOR_MIN: Final = 7
+"""Functions with flags need Redis 7; Valkey before 8 is not tested."""
+
+
+@asynccontextmanager
+async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
+    """A redis-py client for start-up, administration and the flusher.
+
+    Args:
+        url: As in the configuration.
+        timeout_ms: Of one command. It must be longer than the longest blocking read.
+
+    No retries: redis-py would send a command again whose outcome it does not know, ten times by default.
+    """
+    timeout_s = timeout_ms / 1000
+    client: Redis = Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        client_name="drawdown-admin",
+    )
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def check_store(client: Redis) -> None:
+    """Check version, eviction policy and persistence.
+
+    Raises:
+        ConfigurationError: With what to change.
+        StoreUnavailableError: It cannot be reached.
+    """
+    try:
+        info = await client.info("server")
+    except RedisError as error:
+        log.warning("valkey.unreachable", error=str(error))
+        raise StoreUnavailableError("valkey", f"valkey cannot be reached: {error}") from error
+    _check_version(info)
+    policy = await _setting(client, "maxmemory-policy")
+    if policy not in ("noeviction", None):
+        raise ConfigurationError(
+            f"valkey evicts keys when memory is full (maxmemory-policy {policy}): balances would vanish. "
+            "Set maxmemory-policy noeviction."
+        )
+    if await _setting(client, "appendonly") == "no":
+        log.warning(
+            "valkey.not_durable",
+            hint="appendonly is off: a restart loses open holds and everything that Postgres has not recorded yet",
+        )
+
+
+def _check_version(info: dict[str, str | int]) -> None:
+    valkey, redis = str(info.get("valkey_version", "")), str(info.get("redis_version", "0"))
+    if valkey:
+        if int(valkey.partition(".")[0]) < VALKEY_MAJOR_MIN:
+            raise ConfigurationError(f"Valkey {valkey} is too old: {VALKEY_MAJOR_MIN} or later is needed.")
+    elif int(redis.partition(".")[0]) < REDIS_MAJOR_MIN:
+        raise ConfigurationError(f"Redis {redis} is too old: {REDIS_MAJOR_MIN} or later is needed.")
+
+
+async def _setting(client: Redis, name: str) -> str | None:
+    """A setting of the store, or None where CONFIG is not allowed, as on most managed ones."""
+    try:
+        settings = await client.config_get(name)
+    except ResponseError:
+        log.warning("valkey.setting_unknown", setting=name, hint="CONFIG GET is not allowed here: check it by hand")
+        return None
+    return settings.get(name)

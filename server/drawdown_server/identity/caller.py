@@ -1,0 +1,33 @@
+"""The caller of the current RPC.
+
+The interceptor sets it once per call; services read it. The tenant comes from here and never from a request.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is calling."""
+
+    tenant_id: str
+
+
+_current: ContextVar[Caller] = ContextVar("caller")
+
+
+def set_caller(caller: Caller) -> None:
+    """Make this the caller of the current task."""
+    _current.set(caller)
+
+
+def current_tenant() -> str:
+    """The tenant of the current call.
+
+    Raises:
+        LookupError: Outside a call: a bug.
+    """
+    return _current.get().tenant_id

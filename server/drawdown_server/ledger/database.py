@@ -1,0 +1,127 @@
+"""The connection to Postgres: pool, timeouts, and the one place where a driver's errors become ours.
+
+Every statement has a limit on both sides: ``statement_timeout`` makes Postgres give up (so that no forgotten query
+keeps its locks), and asyncpg's ``command_timeout`` a little later makes us give up when Postgres cannot answer at all.
+JSON goes in and out as text, because each column is decoded into its own type by ``rows``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import asyncpg
+from asyncpg import exceptions as pg
+from asyncpg.exceptions import _base as pg_client
+
+from drawdown_server.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from asyncpg.pool import PoolConnectionProxy
+
+    from drawdown_server.config import Config
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+CLIENT_TIMEOUT_EXTRA_S: Final = 1.0
+"""How much longer we wait than Postgres' own limit, so that its clear answer arrives when it is alive."""
+
+CONNECT_TIMEOUT_S: Final = 5.0
+"""Longest wait for a new connection: a dead host must not look like a slow one."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_UNAVAILABLE: Final = (
+    OSError,  # includes TimeoutError and refused or reset connections
+    pg.PostgresConnectionError,  # class 08
+    pg.InsufficientResourcesError,  # class 53: too many connections, disk full, out of memory
+    pg.OperatorInterventionError,  # class 57: shutdown, crash, starting up, statement timeout
+    pg.TransactionRollbackError,  # class 40: deadlock or serialization failure; the same call may be sent again
+    pg.PostgresSystemError,  # class 58: an input/output error on the server
+    pg.ReadOnlySQLTransactionError,  # the other side of a failover
+    pg.IdleInTransactionSessionTimeoutError,
+    pg.LockNotAvailableError,
+    asyncpg.InterfaceError,  # the connection or the pool is closed
+    asyncpg.InternalClientError,  # the protocol broke off in the middle
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns every driver error that says "Postgres is not there now" into ``StoreUnavailableError``.
+
+    Errors that name a mistake (a violated constraint, a value that does not fit) go through as they are.
+    """
+    try:
+        yield
+    except pg_client.DataError:
+        raise  # an argument of the wrong type: also an InterfaceError, but a mistake of the caller
+    except _UNAVAILABLE as error:
+        raise StoreUnavailableError("postgres") from error
+
+
+@asynccontextmanager
+async def open_pool(config: Config) -> AsyncIterator[Pool]:
+    """The server's pool of connections, closed at the end."""
+    timeout_s = config.postgres_timeout_ms / 1000
+    with translated():
+        pool = await asyncpg.create_pool(
+            config.postgres_url,
+            min_size=1,
+            max_size=config.postgres_connections_max,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=timeout_s + CLIENT_TIMEOUT_EXTRA_S,
+            server_settings={
+                "application_name": "drawdown",
+                "statement_timeout": str(config.postgres_timeout_ms),
+                # A server that stopped in the middle of a transaction must not keep wallets locked.
+                "idle_in_transaction_session_timeout": str(config.postgres_timeout_ms),
+                "timezone": "UTC",
+                # Our statements are tiny and many; compiling them costs more than it saves.
+                "jit": "off",
+            },
+        )
+    try:
+        yield pool
+    finally:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()  # connections that are still busy are cut
+
+
+class Database:
+    """Base of the stores: a pool, and the two ways to use it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection for single statements."""
+        with translated():
+            async with self._pool.acquire() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside one READ COMMITTED transaction."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                yield connection
+
+
+def to_ms(time: datetime | None) -> int:
+    """Milliseconds since the Unix epoch; 0 for null."""
+    return 0 if time is None else (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def from_ms(time_ms: int) -> datetime | None:
+    """The time of so many milliseconds since the Unix epoch; null for 0."""
+    return None if time_ms == 0 else _EPOCH + timedelta(milliseconds=time_ms)

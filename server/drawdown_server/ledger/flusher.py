@@ -1,0 +1,338 @@
+"""The flusher: moves events from the outboxes in Valkey into the ledger in Postgres, each exactly once.
+
+One cycle (``run_once``):
+
+    lease      own partitions, renewed before half of the time is over (one UPDATE for all of them)
+    read       XREAD every owned outbox after the position that Postgres remembers; no consumer group
+    record     one Postgres transaction for all of them; it moves the positions and checks the leases (recording.py)
+    trim       XTRIM MINID up to what is confirmed
+
+A crash anywhere is followed by the same read. A flusher that lost its lease meanwhile is fenced in ``record``: it
+forgets what it knows and asks for leases again. A batch that Postgres refuses because of an event's content is
+bisected; the event that cannot be recorded goes to dead_letters, with an ERROR in the log, and the others flow.
+When a store is down, ``run`` waits (exponentially, with jitter) and goes on; nothing is lost, the outbox only grows.
+
+Any number of flushers may run: the first takes all partitions, the others stand by until its leases are free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from drawdown_server.errors import StoreUnavailableError
+from drawdown_server.holds import keys
+from drawdown_server.ledger import streams
+from drawdown_server.ledger.posting import read_event
+from drawdown_server.ledger.recording import FencedError, Move, PoisonError
+from drawdown_server.ledger.rows import POSITION_START
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+    from drawdown_server.ledger.posting import OutboxEvent
+    from drawdown_server.ledger.rows import LeaseRow
+    from drawdown_server.ledger.store import LedgerStore
+
+BACKOFF_FIRST_S: Final = 0.05
+"""First wait after a store did not answer; doubles each time."""
+BACKOFF_MAX_S: Final = 5.0
+"""Longest wait: once the store is back, the backlog is older by this at most."""
+
+RENEWALS_PER_TTL: Final = 3
+"""Leases are renewed this often within their time to live: one renewal may fail and nobody takes over."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Flusher:
+    """Records the outboxes of the partitions that it can lease.
+
+    Args:
+        redis: Its own client, because its reads block. See ``streams`` for what it must (not) do.
+        store: The ledger.
+        owner: Unique per flusher and process start; another process with the same owner would share its leases.
+        batch_max: Most events per transaction.
+        block_ms: Longest wait for new events; also how late ``run`` may notice its stop.
+        linger_ms: Least time between the starts of two transactions that are not full.
+        lease_ttl_ms: How long a flusher that went silent keeps its partitions.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        store: LedgerStore,
+        *,
+        owner: str,
+        batch_max: int,
+        block_ms: int,
+        linger_ms: int,
+        lease_ttl_ms: int,
+    ) -> None:
+        self._redis = redis
+        self._store = store
+        self._owner = owner
+        self._batch_max = batch_max
+        self._block_ms = block_ms
+        self._linger_ms = linger_ms
+        self._lease_ttl_ms = lease_ttl_ms
+        self._leases: dict[int, LeaseRow] = {}
+        self._positions: dict[int, str] = {}
+        self._lease_due = 0.0  # monotonic seconds
+        self._count = batch_max
+        self._oldest_ms = 0
+        self._progress = asyncio.Condition()
+        self.events_total = 0
+        """Events taken from the outboxes, dead letters included."""
+        self.batches_total = 0
+        """Transactions committed."""
+        self.last_batch_size = 0
+        """Events in the last transaction."""
+        self.dead_letters_total = 0
+        """Events that could not be recorded."""
+
+    @property
+    def oldest_unflushed_ms(self) -> int:
+        """Age of the oldest event that was read and is not recorded yet, in milliseconds; 0 = none known."""
+        return max(0, time.time_ns() // 1_000_000 - self._oldest_ms) if self._oldest_ms else 0
+
+    @property
+    def owned_partitions(self) -> list[int]:
+        """The partitions whose lease it has, as far as it knows."""
+        return sorted(self._leases)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Record until ``stop`` is set. Only mistakes of ours end it with an error, never a store that is down."""
+        failures = 0
+        while not stop.is_set():
+            started = time.monotonic()
+            try:
+                recorded = await self.run_once(block_ms=self._block_ms)
+            except FencedError as error:
+                _log.warning("flusher_fenced", owner=self._owner, reason=str(error))
+            except StoreUnavailableError as error:
+                failures += 1
+                delay_s = _backoff_s(failures)
+                _log.warning("flusher_waits", store=error.metadata["store"], failures=failures, delay_s=delay_s)
+                await _wait(stop, delay_s)
+            else:
+                failures = 0
+                if not self._leases:  # standing by
+                    await _wait(stop, self._lease_ttl_ms / 1000 / RENEWALS_PER_TTL)
+                elif recorded < self._batch_max:
+                    await _wait(stop, started + self._linger_ms / 1000 - time.monotonic())
+
+    async def run_once(self, *, block_ms: int = 0) -> int:
+        """One cycle.
+
+        Args:
+            block_ms: Longest wait for an event when there is none; 0 = no wait.
+
+        Returns:
+            How many events it took from the outboxes. 0: there was nothing (or it owns no partition).
+
+        Raises:
+            FencedError: Lost a partition; the next cycle asks for leases again.
+            StoreUnavailableError: A store did not answer; the next cycle reads the positions again.
+        """
+        try:
+            await self._renew_leases()
+            if not self._leases:
+                return 0
+            events = await self._read(block_ms)
+            for start in range(0, len(events), self._batch_max):
+                await self._record(events[start : start + self._batch_max])
+            if events:
+                await self._trim({event.partition for event in events})
+        except BaseException:
+            self._forget()
+            raise
+        return len(events)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Record what is left, then give the leases back; for the end of a process, after ``run`` has ended.
+
+        Returns:
+            Whether the outboxes of its partitions were empty in the end.
+        """
+        empty = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not empty:
+                    try:
+                        empty = await self.run_once() == 0
+                    except FencedError:
+                        continue
+                await self._store.release_leases(self._owner)
+        except (TimeoutError, StoreUnavailableError) as error:
+            _log.warning("flusher_not_drained", owner=self._owner, reason=str(error) or "timeout")
+            return False
+        finally:
+            self._forget()
+        return empty
+
+    async def drained(self) -> None:
+        """Return once everything that is in the outboxes *now* is recorded by this flusher.
+
+        Waits for as long as another flusher owns a partition that has events.
+        """
+        partitions = await self._store.read_partitions()
+        infos = await streams.read_infos(self._redis, [keys.outbox(p.partition, p.epoch) for p in partitions])
+        targets = {
+            row.partition: (row.epoch, streams.id_key(info.last_id))
+            for row, info in zip(partitions, infos, strict=True)
+            if streams.id_key(info.last_id) > streams.id_key(row.position)
+        }
+        async with self._progress:
+            await self._progress.wait_for(lambda: all(self._reached(p, *target) for p, target in targets.items()))
+
+    def _reached(self, partition: int, epoch: int, last_id: tuple[int, int]) -> bool:
+        lease = self._leases.get(partition)
+        if lease is None:
+            return False
+        # A newer epoch has replaced the outbox: nothing of the old one will ever be recorded.
+        return lease.epoch > epoch or streams.id_key(self._positions[partition]) >= last_id
+
+    async def _renew_leases(self) -> None:
+        if time.monotonic() < self._lease_due:
+            return
+        asked = time.monotonic()
+        before = self._leases
+        rows = await self._store.lease_partitions(self._owner, self._lease_ttl_ms)
+        self._leases = {row.partition: row for row in rows}
+        self._positions = {row.partition: row.position for row in rows}
+        # Counted from before the question: the lease that Postgres gave began later, never earlier.
+        self._lease_due = asked + self._lease_ttl_ms / 1000 / RENEWALS_PER_TTL
+        new = {row.partition for row in rows if before.get(row.partition) != row and row.partition not in before}
+        if new:
+            _log.info("flusher_leased", owner=self._owner, partitions=len(new), owned=len(rows))
+            self._count = self._share()
+            # A flusher that crashed between its commit and its trim left recorded events behind.
+            await self._trim(new)
+        await self._notify()
+
+    async def _read(self, block_ms: int) -> list[OutboxEvent]:
+        """What is in the outboxes, about ``batch_max`` events."""
+        outboxes = {keys.outbox(row.partition, row.epoch): row for row in self._leases.values()}
+        # A blocking read must not sleep through the renewal of the leases.
+        until_renewal_ms = int((self._lease_due - time.monotonic()) * 1000)
+        found = await streams.read_streams(
+            self._redis,
+            {key: self._positions[row.partition] for key, row in outboxes.items()},
+            count=self._count,
+            block_ms=max(1, min(block_ms, until_renewal_ms)) if block_ms else 0,
+        )
+        self._adapt_count([len(entries) for entries in found.values()])
+        if not found:
+            self._oldest_ms = 0
+            return []
+        self._oldest_ms = min(streams.id_key(entries[0][0])[0] for entries in found.values())
+        return [
+            read_event(outboxes[key].partition, outboxes[key].epoch, stream_id, raw)
+            for key, entries in found.items()
+            for stream_id, raw in entries
+        ]
+
+    def _share(self) -> int:
+        """Each partition's share of a batch."""
+        return max(1, self._batch_max // max(1, len(self._leases)))
+
+    def _adapt_count(self, sizes: list[int]) -> None:
+        """Follow what was there: XREAD's COUNT is per stream.
+
+        A large COUNT with all streams full would be a reply that keeps Valkey from answering anybody for long, a
+        small one makes the batches of a single hot partition tiny.
+        """
+        total = sum(sizes)
+        if total > self._batch_max:
+            self._count = max(self._share(), self._batch_max // len(sizes))
+        elif sizes and max(sizes) == self._count:
+            self._count = min(self._batch_max, self._count * 2)
+
+    async def _record(self, events: Sequence[OutboxEvent]) -> None:
+        """Record events in one transaction; when they hold poison, in halves, down to the poison itself."""
+        moves = self._moves(events)
+        try:
+            dead = await self._store.record(moves, events)
+        except PoisonError as error:
+            if len(events) > 1:
+                middle = len(events) // 2
+                await self._record(events[:middle])
+                await self._record(events[middle:])
+                return
+            events = [msgspec.structs.replace(events[0], error=str(error))]
+            dead = await self._store.record(moves, events)
+        for letter in dead:
+            _log.error(
+                "dead_letter",
+                partition=letter.partition,
+                epoch=letter.epoch,
+                stream_id=letter.stream_id,
+                tenant_id=letter.tenant_id,
+                wallet_id=letter.wallet_id,
+                wallet_sequence=letter.wallet_sequence,
+                error=letter.error,
+            )
+        for move in moves:
+            self._positions[move.partition] = move.position_to
+        self.events_total += len(events)
+        self.dead_letters_total += len(dead)
+        self.batches_total += 1
+        self.last_batch_size = len(events)
+        await self._notify()
+
+    def _moves(self, events: Sequence[OutboxEvent]) -> list[Move]:
+        last = {event.partition: event.stream_id for event in events}
+        return [
+            Move(
+                partition=partition,
+                epoch=self._leases[partition].epoch,
+                lease_token=self._leases[partition].lease_token,
+                position_from=self._positions[partition],
+                position_to=position,
+            )
+            for partition, position in sorted(last.items())
+        ]
+
+    async def _trim(self, partitions: set[int]) -> None:
+        positions = {
+            keys.outbox(partition, self._leases[partition].epoch): self._positions[partition]
+            for partition in partitions
+            if self._positions[partition] != POSITION_START
+        }
+        if positions:
+            await streams.trim(self._redis, positions)
+
+    def _forget(self) -> None:
+        """After any failure, what Postgres has may differ from what we remember: ask again."""
+        self._leases = {}
+        self._positions = {}
+        self._lease_due = 0.0
+
+    async def _notify(self) -> None:
+        async with self._progress:
+            self._progress.notify_all()
+
+
+def _backoff_s(failures: int) -> float:
+    """How long to wait after so many failures in a row; jitter keeps many flushers from coming back as one."""
+    limit_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
+    return round(limit_s * random.uniform(0.5, 1), 3)  # noqa: S311 - not a secret
+
+
+async def _wait(stop: asyncio.Event, delay_s: float) -> None:
+    """Wait, but not past the stop."""
+    if delay_s <= 0:
+        return
+    try:
+        async with asyncio.timeout(delay_s):
+            await stop.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,118 @@
+"""Partitions in Postgres: how far each outbox is recorded, who may record it, which epoch is in force.
+
+A lease says who should record; the token says who may. Only Postgres' clock counts. A flusher that was stopped for
+longer than its lease finds its token outdated inside its next transaction and records nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drawdown_server.ledger.database import Connection, Database
+from drawdown_server.ledger.queries import QUERIES
+from drawdown_server.ledger.rows import LeaseRow, PartitionRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from drawdown_server.ledger.rows import DeadLetterRow
+
+
+class PartitionCountError(Exception):
+    """This server is configured with another number of partitions than the installation has."""
+
+
+class PartitionStore(Database):
+    """Partitions."""
+
+    async def ensure_partitions(self, count: int) -> None:
+        """Create the partitions of a new installation, or check that an old one has this many.
+
+        Raises:
+            PartitionCountError: It has another number; a wallet would be looked for where it is not.
+        """
+        async with self._transaction() as connection:
+            await connection.execute(QUERIES["installation_create"], count)
+            installed = await connection.fetchval(QUERIES["installation_get"])
+            if installed != count:
+                raise PartitionCountError(
+                    f"this installation has {installed} partitions, this server is configured with {count}; "
+                    f"set DRAWDOWN_PARTITIONS={installed} (the number is fixed for the life of an installation)"
+                )
+            await connection.execute(QUERIES["partitions_create"], count)
+
+    async def read_partitions(self) -> list[PartitionRow]:
+        """Every partition, by number."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["partitions_list"])
+        return [_partition_row(row) for row in rows]
+
+    async def read_partition(self, partition: int) -> PartitionRow | None:
+        """One partition."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(QUERIES["partition_get"], partition)
+        return None if row is None else _partition_row(row)
+
+    async def bump_epoch(self, partition: int, from_epoch: int) -> int | None:
+        """Begin a new epoch with an empty outbox: its state in Valkey is lost and loads again from here.
+
+        Returns:
+            The new epoch; None when the epoch is not ``from_epoch`` any more (another server was first).
+        """
+        async with self._connection() as connection:
+            epoch: int | None = await connection.fetchval(QUERIES["partition_bump_epoch"], partition, from_epoch)
+        return epoch
+
+    async def mark_opened(self, epochs: Sequence[tuple[int, int]]) -> None:
+        """Remember, for each (partition, epoch), that Valkey has its meta key."""
+        async with self._connection() as connection:
+            await connection.execute(
+                QUERIES["partitions_mark_opened"],
+                [partition for partition, _ in epochs],
+                [epoch for _, epoch in epochs],
+            )
+
+    async def lease_partitions(self, owner: str, ttl_ms: int) -> list[LeaseRow]:
+        """Renew this owner's leases and take every free one.
+
+        Args:
+            owner: Unique per flusher and process start.
+            ttl_ms: How long it keeps them without a word.
+
+        Returns:
+            All partitions that it owns now, with the position to go on from.
+        """
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["lease"], owner, ttl_ms / 1000)
+        return [LeaseRow(row["partition"], row["epoch"], row["position"], row["lease_token"]) for row in rows]
+
+    async def release_leases(self, owner: str) -> None:
+        """Give this owner's leases back, so that another flusher goes on at once."""
+        async with self._connection() as connection:
+            await connection.execute(QUERIES["lease_release"], owner)
+
+    async def create_dead_letters(self, letters: Sequence[DeadLetterRow]) -> None:
+        """Keep events that cannot be recorded; those that are there already stay as they are."""
+        async with self._connection() as connection:
+            await insert_dead_letters(connection, letters)
+
+
+async def insert_dead_letters(connection: Connection, letters: Sequence[DeadLetterRow]) -> None:
+    """``create_dead_letters`` inside the caller's transaction."""
+    await connection.execute(
+        QUERIES["dead_letters_create"],
+        [letter.partition for letter in letters],
+        [letter.epoch for letter in letters],
+        [letter.stream_id for letter in letters],
+        [letter.tenant_id for letter in letters],
+        [letter.wallet_id for letter in letters],
+        [letter.wallet_sequence for letter in letters],
+        [letter.raw for letter in letters],
+        [letter.error for letter in letters],
+    )
+
+
+def _partition_row(record: asyncpg.Record) -> PartitionRow:
+    return PartitionRow(record["partition"], record["epoch"], record["opened"], record["position"])

@@ -1,0 +1,202 @@
+"""Decides, per partition, whether the state in Valkey is the one that Postgres knows, before anything is served.
+
+Postgres remembers the position of the last recorded event; the flusher never trims that entry. So the two have the
+same history if, and only if, the entry is still there (or it was the last one when the stream was emptied).
+
+    what is found                                             what is done
+    no meta, this epoch was never opened                      a new installation (or epoch): set it, serve
+    meta is the epoch, same history                           serve
+    no meta, same history and something is recorded           only the meta key is lost: set it, serve
+    meta below the epoch, this epoch was never opened         another server began it and crashed: set it, serve
+    meta above the epoch                                      Postgres was restored from a backup: refused
+    the stream was trimmed past the position                  Postgres was restored from a backup: refused
+    anything else                                             Valkey lost its state or went back in time: a new epoch
+
+A new epoch begins in Postgres (compare and set, position 0-0), then in Valkey's meta key, from which every script
+learns it. Its keys have new names, so the old state cannot be reached any more, and the wallets load again from
+Postgres. Events of the old outbox that were not recorded cannot be trusted (their wallets' history broke off), but
+they were acknowledged: they go to dead_letters for a person to look at.
+
+Postgres is read before Valkey: whoever finds an epoch opened in Postgres then finds its meta key in Valkey.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
+
+from drawdown_server.holds import keys
+from drawdown_server.ledger import streams
+from drawdown_server.ledger.posting import dead_letter, read_event
+from drawdown_server.ledger.rows import POSITION_START, PartitionRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio import Redis
+
+    from drawdown_server.ledger.store import LedgerStore
+    from drawdown_server.ledger.streams import StreamInfo
+
+ROUNDS_MAX: Final = 10
+"""How often to look again when other servers change the same partitions meanwhile."""
+
+SALVAGE_PAGE: Final = 500
+"""Events copied to dead_letters at once."""
+
+_POSTGRES_IS_OLD: Final = (
+    "Postgres was restored from a backup, or it is not the database of this Valkey. Nothing was changed; "
+    "restore the newer database"
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class LedgerBehindError(Exception):
+    """Valkey has confirmed more than Postgres knows: Postgres was restored from a backup, or it is another one."""
+
+
+class Finding(NamedTuple):
+    """What Valkey says about one partition."""
+
+    epoch: int
+    """In the meta key; 0 = no key."""
+    outbox: StreamInfo
+    """Of the epoch that Postgres has."""
+    has_position: bool
+    """The entry at Postgres' position is there."""
+
+
+async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> list[int]:
+    """Make every partition fit to serve; at start, and whenever Valkey may have lost state.
+
+    Args:
+        redis: Any client of the Valkey that will be served.
+        store: The ledger; its partitions exist (``ensure_partitions``).
+        partitions: How many.
+
+    Returns:
+        The epoch per partition.
+
+    Raises:
+        LedgerBehindError: Postgres is older than what it once confirmed; serving would lose money.
+        StoreUnavailableError: A store did not answer.
+    """
+    epochs = [0] * partitions
+    left = set(range(partitions))
+    for _ in range(ROUNDS_MAX):
+        rows = [row for row in await store.read_partitions() if row.partition in left]
+        findings = await _look(redis, rows)
+        opened = []
+        for row, finding in zip(rows, findings, strict=True):
+            epoch = await _open(redis, store, row, finding)
+            if epoch is not None:
+                epochs[row.partition] = epoch
+                left.discard(row.partition)
+                if not row.opened or epoch != row.epoch:
+                    opened.append((row.partition, epoch))
+        if opened:
+            await store.mark_opened(opened)
+        if not left:
+            return epochs
+    raise RuntimeError(f"partitions {sorted(left)} did not come to rest in {ROUNDS_MAX} rounds")
+
+
+def same_history(row: PartitionRow, finding: Finding) -> bool | None:
+    """Whether the outbox continues what Postgres has recorded; None when it continues something later than that."""
+    outbox = finding.outbox
+    position = streams.id_key(row.position)
+    if streams.id_key(outbox.last_id) < position:
+        return False  # went back in time, or lost the stream
+    if finding.has_position or streams.id_key(outbox.last_id) == position:
+        return True
+    trimmed = outbox.entries_added > outbox.length
+    if trimmed and (not outbox.first_id or streams.id_key(outbox.first_id) > position):
+        return None
+    # Nothing was ever trimmed: with nothing recorded that is a young stream, otherwise one that was begun anew.
+    return row.position == POSITION_START
+
+
+async def _look(redis: Redis, rows: Sequence[PartitionRow]) -> list[Finding]:
+    outboxes = [keys.outbox(row.partition, row.epoch) for row in rows]
+    epochs = await streams.read_epochs(redis, [row.partition for row in rows])
+    infos = await streams.read_infos(redis, outboxes)
+    present = await streams.has_entries(
+        redis, [(outbox, row.position) for outbox, row in zip(outboxes, rows, strict=True)]
+    )
+    return [Finding(*finding) for finding in zip(epochs, infos, present, strict=True)]
+
+
+async def _open(redis: Redis, store: LedgerStore, row: PartitionRow, finding: Finding) -> int | None:
+    """The epoch to serve; None to look again."""
+    if finding.epoch > row.epoch:
+        await _check_newer_epoch(store, row, finding.epoch)
+        return None
+    same = same_history(row, finding)
+    if same is None:
+        same = await _check_later_trim(store, row, finding.outbox)
+    if same and finding.epoch == row.epoch:
+        return row.epoch
+    if same and (not row.opened or row.position != POSITION_START):
+        if row.opened or row.epoch > 1:
+            _log.warning("epoch_set_again", partition=row.partition, epoch=row.epoch, found=finding.epoch)
+        return await streams.raise_epoch(redis, row.partition, row.epoch)
+    return await _begin_epoch(redis, store, row, finding)
+
+
+async def _check_newer_epoch(store: LedgerStore, row: PartitionRow, found: int) -> None:
+    """Valkey is ahead: because another server began an epoch after we read Postgres, or because Postgres is old."""
+    now = await store.read_partition(row.partition)
+    if now is None or now.epoch < found:
+        raise LedgerBehindError(
+            f"partition {row.partition}: Valkey is in epoch {found}, Postgres in epoch {row.epoch}. {_POSTGRES_IS_OLD}"
+        )
+
+
+async def _check_later_trim(store: LedgerStore, row: PartitionRow, outbox: StreamInfo) -> bool:
+    """Events were trimmed past the position that we read: a flusher went on since, or Postgres is old."""
+    now = await store.read_partition(row.partition)
+    if (
+        now is None
+        or not outbox.first_id
+        or (now.epoch == row.epoch and streams.id_key(now.position) < streams.id_key(outbox.first_id))
+    ):
+        raise LedgerBehindError(
+            f"partition {row.partition}: Postgres has recorded up to {row.position} of epoch {row.epoch}, but Valkey "
+            f"has already dropped later events as recorded. {_POSTGRES_IS_OLD}"
+        )
+    return True
+
+
+async def _begin_epoch(redis: Redis, store: LedgerStore, row: PartitionRow, finding: Finding) -> int | None:
+    epoch = await store.bump_epoch(row.partition, row.epoch)
+    if epoch is None:
+        return None  # another server was first
+    current = await streams.raise_epoch(redis, row.partition, epoch)
+    # Only now: until the meta key had the new epoch, scripts could still add to the old outbox.
+    salvaged = await _salvage(redis, store, row)
+    _log.warning(
+        "partition_rebuilt",
+        partition=row.partition,
+        epoch=epoch,
+        reason="meta key missing" if finding.epoch == 0 else "outbox is not the one that was recorded",
+        recorded_position=row.position,
+        outbox_last_id=finding.outbox.last_id,
+        dead_letters=salvaged,
+    )
+    return current
+
+
+async def _salvage(redis: Redis, store: LedgerStore, row: PartitionRow) -> int:
+    """Copy the unrecorded events of an outbox that was left behind to dead_letters."""
+    outbox = keys.outbox(row.partition, row.epoch)
+    position, copied = row.position, 0
+    while entries := await streams.range_after(redis, outbox, position, SALVAGE_PAGE):
+        error = f"left behind in epoch {row.epoch}, whose state in Valkey was lost"
+        await store.create_dead_letters(
+            [dead_letter(read_event(row.partition, row.epoch, stream_id, raw), error) for stream_id, raw in entries]
+        )
+        position = entries[-1][0]
+        copied += len(entries)
+    return copied

@@ -1,0 +1,250 @@
+-- Every query of the server; queries.py loads the blocks by name. Columns are always listed, parameters are $1, $2, ...
+-- Pages are keyset pages: "after" is the last key of the page before.
+
+-- migrations_table --
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version integer PRIMARY KEY,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_time timestamptz NOT NULL DEFAULT now()
+)
+
+-- migrations_table_exists --
+SELECT count(*) FROM information_schema.tables
+WHERE table_schema = current_schema() AND table_name = 'schema_migrations'
+
+-- migrations_applied --
+SELECT version, name, checksum FROM schema_migrations ORDER BY version
+
+-- migration_claim --
+INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)
+
+-- asset_create --
+INSERT INTO assets (tenant_id, asset, scale, display_name, default_overage_policy)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (tenant_id, asset) DO NOTHING
+RETURNING tenant_id, asset, scale, display_name, default_overage_policy, create_time
+
+-- asset_get --
+SELECT tenant_id, asset, scale, display_name, default_overage_policy, create_time
+FROM assets WHERE tenant_id = $1 AND asset = $2
+
+-- asset_list --
+SELECT tenant_id, asset, scale, display_name, default_overage_policy, create_time
+FROM assets WHERE tenant_id = $1 AND asset > $2
+ORDER BY asset LIMIT $3
+
+-- wallet_create --
+INSERT INTO wallets (tenant_id, wallet_id, partition, display_name, labels)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (tenant_id, wallet_id) DO NOTHING
+RETURNING tenant_id, wallet_id, partition, state, display_name, labels, change_number, applied_change_number, sequence,
+    create_time, update_time
+
+-- wallet_get --
+SELECT tenant_id, wallet_id, partition, state, display_name, labels, change_number, applied_change_number, sequence,
+    create_time, update_time
+FROM wallets WHERE tenant_id = $1 AND wallet_id = $2
+
+-- wallet_lock --
+SELECT tenant_id, wallet_id, partition, state, display_name, labels, change_number, applied_change_number, sequence,
+    create_time, update_time
+FROM wallets WHERE tenant_id = $1 AND wallet_id = $2
+FOR UPDATE
+
+-- wallet_list --
+SELECT tenant_id, wallet_id, partition, state, display_name, labels, change_number, applied_change_number, sequence,
+    create_time, update_time
+FROM wallets WHERE tenant_id = $1 AND wallet_id > $2
+ORDER BY wallet_id LIMIT $3
+
+-- wallet_change --
+-- Under wallet_lock: takes the next change number; a state of '' stays as it is.
+UPDATE wallets
+SET change_number = change_number + 1,
+    state = CASE WHEN $3::text = '' THEN state ELSE $3::text END,
+    update_time = date_trunc('milliseconds', now())
+WHERE tenant_id = $1 AND wallet_id = $2
+RETURNING tenant_id, wallet_id, partition, state, display_name, labels, change_number, applied_change_number, sequence,
+    create_time, update_time
+
+-- change_create --
+INSERT INTO wallet_changes (tenant_id, wallet_id, change_number, kind, grant_id, state, reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+
+-- change_list --
+SELECT change_number, kind, grant_id, state, reason, create_time
+FROM wallet_changes WHERE tenant_id = $1 AND wallet_id = $2 AND change_number > $3
+ORDER BY change_number LIMIT $4
+
+-- change_state_as_of --
+SELECT state FROM wallet_changes
+WHERE tenant_id = $1 AND wallet_id = $2 AND change_number <= $3 AND kind = 'STATE'
+ORDER BY change_number DESC LIMIT 1
+
+-- wallets_with_pending_changes --
+SELECT tenant_id, wallet_id FROM wallets
+WHERE change_number > applied_change_number AND update_time < now() - make_interval(secs => $1::float8)
+ORDER BY update_time LIMIT $2
+
+-- grant_get --
+SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
+    labels, change_number, create_time
+FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND grant_id = $3
+
+-- grant_create --
+INSERT INTO grants (tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time,
+    expire_time, labels, change_number)
+VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9, $10, $11)
+RETURNING tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
+    labels, change_number, create_time
+
+-- grant_limits --
+-- Under wallet_lock. What is debited and not yet recorded still counts as remaining, which errs on the safe side.
+SELECT count(*) AS grants, coalesce(sum(remaining_units), 0)::bigint AS units
+FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND asset = $3 AND remaining_units > 0
+
+-- grant_list --
+SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
+    labels, change_number, create_time
+FROM grants
+WHERE tenant_id = $1 AND wallet_id = $2 AND ($3::text = '' OR asset = $3) AND change_number > $4
+ORDER BY change_number LIMIT $5
+
+-- grant_list_live --
+SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
+    labels, change_number, create_time
+FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND remaining_units > 0
+ORDER BY change_number
+
+-- balance_list --
+SELECT asset, settled_units, granted_units, debited_units, expired_units, debt_units
+FROM balances WHERE tenant_id = $1 AND wallet_id = $2
+ORDER BY asset
+
+-- settled_hold_get --
+SELECT tenant_id, wallet_id, hold_id, state, wallet_sequence, amounts, subjects, labels, late, create_time, settle_time
+FROM settled_holds WHERE tenant_id = $1 AND wallet_id = $2 AND hold_id = $3
+
+-- entry_list --
+-- A hold's entries are found through the event that settled it: entries has no index by hold, every debit would pay.
+SELECT tenant_id, wallet_id, wallet_sequence, line, kind, asset, units, debit_account, credit_account, grant_id,
+    hold_id, subjects, labels, occurred_time
+FROM entries
+WHERE tenant_id = $1 AND wallet_id = $2 AND (wallet_sequence, line) > ($5, $6)
+    AND ($3::text = '' OR asset = $3)
+    AND ($4::text = '' OR wallet_sequence = (
+        SELECT s.wallet_sequence FROM settled_holds s WHERE s.tenant_id = $1 AND s.wallet_id = $2 AND s.hold_id = $4))
+ORDER BY wallet_sequence, line LIMIT $7
+
+-- entry_sums --
+-- Recomputes a wallet's balances from its entries; $3 is the wallet's account.
+SELECT asset, grant_id,
+    sum(CASE WHEN credit_account = $3 THEN units ELSE 0 END)::bigint AS credited_units,
+    sum(CASE WHEN debit_account = $3 THEN units ELSE 0 END)::bigint AS debited_units
+FROM entries WHERE tenant_id = $1 AND wallet_id = $2
+GROUP BY asset, grant_id
+
+-- installation_create --
+INSERT INTO installation (partition_count) VALUES ($1) ON CONFLICT (singleton) DO NOTHING
+
+-- installation_get --
+SELECT partition_count FROM installation
+
+-- partitions_create --
+INSERT INTO partitions (partition) SELECT generate_series(0, $1::integer - 1) ON CONFLICT (partition) DO NOTHING
+
+-- partitions_list --
+SELECT partition, epoch, opened, position FROM partitions ORDER BY partition
+
+-- partition_get --
+SELECT partition, epoch, opened, position FROM partitions WHERE partition = $1
+
+-- partition_bump_epoch --
+UPDATE partitions SET epoch = epoch + 1, opened = false, position = '0-0'
+WHERE partition = $1 AND epoch = $2
+RETURNING epoch
+
+-- partitions_mark_opened --
+UPDATE partitions SET opened = true
+FROM unnest($1::integer[], $2::bigint[]) AS o (partition, epoch)
+WHERE partitions.partition = o.partition AND partitions.epoch = o.epoch AND NOT partitions.opened
+
+-- lease --
+-- Renews what this owner has and takes what is free: nobody's, or silent past its time. A new owner gets a new token.
+UPDATE partitions
+SET lease_token = CASE WHEN lease_owner = $1 THEN lease_token ELSE lease_token + 1 END,
+    lease_owner = $1,
+    lease_expire_time = now() + make_interval(secs => $2::float8)
+WHERE lease_owner = $1 OR lease_owner = '' OR lease_expire_time < now()
+RETURNING partition, epoch, position, lease_token
+
+-- lease_release --
+UPDATE partitions SET lease_owner = '', lease_expire_time = now() WHERE lease_owner = $1
+
+-- flush_fence --
+-- Moves the positions, and only where this flusher still owns the partition and nobody moved it meanwhile.
+UPDATE partitions SET position = f.position_to
+FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::text[], $5::text[])
+    AS f (partition, epoch, lease_token, position_from, position_to)
+WHERE partitions.partition = f.partition AND partitions.epoch = f.epoch AND partitions.lease_token = f.lease_token
+    AND partitions.position = f.position_from
+RETURNING partitions.partition
+
+-- flush_wallets_lock --
+SELECT w.tenant_id, w.wallet_id, w.partition, w.change_number, w.applied_change_number, w.sequence
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN wallets w ON w.tenant_id = f.tenant_id AND w.wallet_id = f.wallet_id
+FOR UPDATE OF w
+
+-- flush_grants --
+SELECT g.tenant_id, g.wallet_id, g.grant_id, g.asset, g.units, g.source, g.change_number
+FROM unnest($1::text[], $2::text[], $3::text[]) AS f (tenant_id, wallet_id, grant_id)
+JOIN grants g ON g.tenant_id = f.tenant_id AND g.wallet_id = f.wallet_id AND g.grant_id = f.grant_id
+
+-- flush_wallets --
+UPDATE wallets SET sequence = f.sequence, applied_change_number = f.applied_change_number
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+    AS f (tenant_id, wallet_id, sequence, applied_change_number)
+WHERE wallets.tenant_id = f.tenant_id AND wallets.wallet_id = f.wallet_id
+
+-- flush_balances_create --
+INSERT INTO balances (tenant_id, wallet_id, asset)
+SELECT f.tenant_id, f.wallet_id, f.asset FROM unnest($1::text[], $2::text[], $3::text[]) AS f (tenant_id, wallet_id, asset)
+ON CONFLICT (tenant_id, wallet_id, asset) DO NOTHING
+RETURNING tenant_id, wallet_id, asset
+
+-- flush_balances --
+UPDATE balances
+SET settled_units = settled_units + f.granted - f.debited - f.expired,
+    granted_units = granted_units + f.granted,
+    debited_units = debited_units + f.debited,
+    expired_units = expired_units + f.expired,
+    debt_units = debt_units + f.debt
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+    AS f (tenant_id, wallet_id, asset, granted, debited, expired, debt)
+WHERE balances.tenant_id = f.tenant_id AND balances.wallet_id = f.wallet_id AND balances.asset = f.asset
+
+-- flush_grants_remaining --
+UPDATE grants SET remaining_units = grants.remaining_units + f.units
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+    AS f (tenant_id, wallet_id, grant_id, asset, units)
+WHERE grants.tenant_id = f.tenant_id AND grants.wallet_id = f.wallet_id AND grants.grant_id = f.grant_id
+    AND grants.asset = f.asset
+
+-- dead_letters_create --
+INSERT INTO dead_letters (partition, epoch, stream_id, tenant_id, wallet_id, wallet_sequence, raw, error)
+SELECT f.partition, f.epoch, f.stream_id, f.tenant_id, f.wallet_id, f.wallet_sequence, f.raw, f.error
+FROM unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bytea[], $8::text[])
+    AS f (partition, epoch, stream_id, tenant_id, wallet_id, wallet_sequence, raw, error)
+ON CONFLICT (partition, epoch, stream_id) DO NOTHING
+
+-- dead_letter_list --
+SELECT partition, epoch, stream_id, tenant_id, wallet_id, wallet_sequence, raw, error
+FROM dead_letters WHERE (partition, epoch, stream_id) > ($1, $2, $3)
+ORDER BY partition, epoch, stream_id LIMIT $4
+
+-- dead_letter_list_of_wallet --
+SELECT partition, epoch, stream_id, tenant_id, wallet_id, wallet_sequence, raw, error
+FROM dead_letters WHERE tenant_id = $1 AND wallet_id = $2
+ORDER BY partition, epoch, stream_id LIMIT $3

@@ -1,0 +1,23 @@
+"""Everything the server asks of Postgres: one typed function per question.
+
+    wallets.py     assets, wallets, their numbered changes, the load into Valkey
+    grants.py      funds put in
+    entries.py     entries, settled holds, dead letters (reading)
+    partitions.py  positions, leases, epochs
+    recording.py   the flush transaction: the only writer of entries
+
+``errors.StoreUnavailableError("postgres")`` means the same call may be made again; ``database.py`` decides that for
+all of them.
+"""
+
+from __future__ import annotations
+
+from drawdown_server.ledger.entries import EntryStore
+from drawdown_server.ledger.grants import GrantStore
+from drawdown_server.ledger.partitions import PartitionStore
+from drawdown_server.ledger.recording import RecordingStore
+from drawdown_server.ledger.wallets import WalletStore
+
+
+class LedgerStore(WalletStore, GrantStore, EntryStore, PartitionStore, RecordingStore):
+    """The ledger in Postgres, over one pool."""

@@ -1,0 +1,204 @@
+"""The outbox streams in Valkey, as the flusher and the recovery use them: the few commands, typed.
+
+One connection pool of redis-py, for one server. On a Cluster a multi-stream XREAD needs one reader per node, each
+with the partitions of that node; the functions below then get that node's client.
+The client must not decode replies, must not retry by itself, and its socket timeout must be longer than the block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import msgspec
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError, WatchError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from drawdown_server.errors import StoreUnavailableError
+from drawdown_server.holds import keys
+from drawdown_server.ledger.events import FIELD
+from drawdown_server.ledger.rows import POSITION_START
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from redis.asyncio import Redis
+
+StreamEntry: TypeAlias = tuple[str, bytes]
+"""Stream id, value of the event's field."""
+
+_RawEntry: TypeAlias = "tuple[bytes, list[bytes] | None]"
+
+_UNAVAILABLE: Final = (OSError, RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+_UNAVAILABLE_REPLIES: Final = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY")
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """What XINFO STREAM says; all empty for a stream that does not exist."""
+
+    last_id: str = POSITION_START
+    """Last id ever given, also when the entry is trimmed."""
+    first_id: str = ""
+    """Id of the first entry that is there; empty = none."""
+    length: int = 0
+    entries_added: int = 0
+    """Entries ever added; more than ``length`` means that some were trimmed."""
+
+
+def id_key(stream_id: str) -> tuple[int, int]:
+    """A stream id as something that compares."""
+    milliseconds, _, number = stream_id.partition("-")
+    return int(milliseconds), int(number or 0)
+
+
+def unavailable(error: Exception) -> Exception:
+    """The error to raise for one of redis-py: ours if Valkey is not there now, else the error itself."""
+    if isinstance(error, _UNAVAILABLE):
+        return StoreUnavailableError("valkey")
+    if isinstance(error, ResponseError) and str(error).startswith(_UNAVAILABLE_REPLIES):
+        return StoreUnavailableError("valkey")
+    return error
+
+
+async def read_streams(
+    redis: Redis, positions: Mapping[str, str], *, count: int, block_ms: int
+) -> dict[str, list[StreamEntry]]:
+    """Entries after the given positions.
+
+    Args:
+        redis: A client whose connection may block.
+        positions: Stream key -> id after which to read.
+        count: Most entries per stream.
+        block_ms: Longest wait for the first entry; 0 = no wait.
+
+    Returns:
+        Stream key -> entries in order; only streams that have some.
+    """
+    # redis-py's own callback would build a dict per entry and depends on the protocol version.
+    redis.set_response_callback("XREAD", _RawReply())
+    arguments: list[str | int] = ["COUNT", count]
+    if block_ms:
+        arguments += ["BLOCK", block_ms]
+    try:
+        reply = await redis.execute_command(  # type: ignore[no-untyped-call]
+            "XREAD", *arguments, "STREAMS", *positions.keys(), *positions.values()
+        )
+    except Exception as error:
+        raise unavailable(error) from error
+    if not reply:
+        return {}
+    pairs = reply.items() if isinstance(reply, dict) else reply
+    return {name.decode(): [_entry(raw) for raw in entries] for name, entries in pairs}
+
+
+async def range_after(redis: Redis, key: str, after: str, count: int) -> list[StreamEntry]:
+    """Entries of one stream after an id."""
+    found = await read_streams(redis, {key: after}, count=count, block_ms=0)
+    return found.get(key, [])
+
+
+async def trim(redis: Redis, positions: Mapping[str, str]) -> None:
+    """Drop the entries before each position.
+
+    The entry at the position stays: it proves that this stream and Postgres have the same history (``recovery``).
+    """
+    pipeline = redis.pipeline(transaction=False)
+    for key, position in positions.items():
+        pipeline.execute_command("XTRIM", key, "MINID", position)
+    try:
+        await pipeline.execute()
+    except Exception as error:
+        raise unavailable(error) from error
+
+
+async def read_infos(redis: Redis, names: Sequence[str]) -> list[StreamInfo]:
+    """XINFO STREAM of several streams."""
+    pipeline = redis.pipeline(transaction=False)
+    for name in names:
+        pipeline.xinfo_stream(name)
+    try:
+        replies = await pipeline.execute(raise_on_error=False)
+    except Exception as error:
+        raise unavailable(error) from error
+    infos = []
+    for reply in replies:
+        if isinstance(reply, ResponseError) and "no such key" in str(reply).lower():
+            infos.append(StreamInfo())
+        elif isinstance(reply, Exception):
+            raise unavailable(reply)
+        else:
+            infos.append(_info(cast("dict[bytes | str, object]", reply)))
+    return infos
+
+
+async def read_epochs(redis: Redis, partitions: Sequence[int]) -> list[int]:
+    """The epoch in each partition's meta key; 0 = there is none."""
+    pipeline = redis.pipeline(transaction=False)
+    for partition in partitions:
+        pipeline.hget(keys.meta(partition), "epoch")
+    try:
+        return [int(value or 0) for value in await pipeline.execute()]
+    except Exception as error:
+        raise unavailable(error) from error
+
+
+async def has_entries(redis: Redis, ids: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether each (stream key, id) is there."""
+    pipeline = redis.pipeline(transaction=False)
+    for key, stream_id in ids:
+        pipeline.xrange(key, stream_id, stream_id, 1)
+    try:
+        return [bool(found) for found in await pipeline.execute()]
+    except Exception as error:
+        raise unavailable(error) from error
+
+
+async def raise_epoch(redis: Redis, partition: int, epoch: int) -> int:
+    """Set the epoch in the partition's meta key, unless it is higher there. Returns what is there afterwards."""
+    key = keys.meta(partition)
+    try:
+        while True:
+            async with redis.pipeline(transaction=True) as pipeline:
+                await pipeline.watch(key)
+                current = int(await pipeline.hget(key, "epoch") or 0)
+                if current >= epoch:
+                    return current
+                pipeline.multi()  # type: ignore[no-untyped-call]
+                pipeline.hset(key, "epoch", str(epoch))
+                try:
+                    await pipeline.execute()
+                except WatchError:
+                    continue  # another server wrote it meanwhile: look again
+                return epoch
+    except Exception as error:
+        raise unavailable(error) from error
+
+
+class _RawReply:
+    """A response callback that leaves the reply as it is."""
+
+    def __call__(self, response: Any, **kwargs: Any) -> Any:  # noqa: ANN401, ARG002 - redis-py's protocol
+        return response
+
+
+def _entry(raw: _RawEntry) -> StreamEntry:
+    """An entry's id and event.
+
+    One that has no event field keeps what it has, as a msgpack array: it will not decode as an event and becomes a
+    dead letter with all its bytes.
+    """
+    stream_id, values = raw
+    if values is not None and len(values) == 2 and values[0] == FIELD:  # noqa: PLR2004 - one field, one value
+        return stream_id.decode(), values[1]
+    return stream_id.decode(), msgspec.msgpack.encode(values)
+
+
+def _info(reply: dict[bytes | str, object]) -> StreamInfo:
+    values = {(name.decode() if isinstance(name, bytes) else name): value for name, value in reply.items()}
+    first = cast("tuple[bytes, object] | None", values["first-entry"])
+    return StreamInfo(
+        last_id=cast("bytes", values["last-generated-id"]).decode(),
+        first_id=first[0].decode() if first else "",
+        length=cast("int", values["length"]),
+        entries_added=cast("int", values["entries-added"]),
+    )

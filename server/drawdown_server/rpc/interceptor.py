@@ -1,0 +1,112 @@
+"""The one interceptor: who is calling, and how every failure is told.
+
+Around each unary call it sets the caller, turns a ``DrawdownError`` into a gRPC status with ``google.rpc`` details, and
+everything else into INTERNAL with the whole story in the log and nothing of it in the answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from drawdown_server.errors import CODES, DrawdownError, ErrorReason, InvalidRequestError
+from drawdown_server.identity.caller import set_caller
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from google.protobuf.message import Message
+
+    from drawdown_server.identity.caller import Caller
+
+log = structlog.get_logger(__name__)
+
+ERROR_DOMAIN: Final = "drawdown.dev"
+RETRY_DELAY_MS: Final = 50
+"""When to try again after UNAVAILABLE: longer than a reconnect takes."""
+OWN_SERVICES: Final = "/drawdown.v1."
+"""Health and reflection have their own ways and go past this interceptor."""
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+_RETRYABLE: Final = grpc.StatusCode.UNAVAILABLE
+
+
+def status_of(error: DrawdownError) -> status_pb2.Status:
+    """The status of an error: ErrorInfo always, BadRequest and RetryInfo where they belong."""
+    code = CODES[error.reason]
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
+    ]
+    if isinstance(error, InvalidRequestError):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.rule)
+                    for violation in error.violations
+                ]
+            )
+        )
+    if code is _RETRYABLE:
+        details.append(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=RETRY_DELAY_MS * 1_000_000)))
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=error.message)
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+class CallContext(Protocol):
+    """What we need of grpc.aio's context, and its stubs lack."""
+
+    async def abort_with_status(self, status: grpc.Status) -> None:
+        """End the call with this status; always raises."""
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
+    """Identity in, errors out.
+
+    Args:
+        caller: Everybody, until identity is configured.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[_Request, _Response]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[_Request, _Response]:
+        """Wrap the handlers of our own unary methods."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or handler.unary_unary is None or not method.startswith(OWN_SERVICES):
+            return handler
+        # The stubs describe the blocking server here; ours is grpc.aio's.
+        inner = cast("Callable[[_Request, CallContext], Awaitable[_Response]]", handler.unary_unary)
+
+        async def call(request: _Request, context: CallContext) -> _Response:
+            set_caller(self._caller)
+            try:
+                return await inner(request, context)
+            except DrawdownError as error:
+                failure = error
+            except Exception:
+                log.exception("rpc.failed", method=method)
+                failure = DrawdownError(ErrorReason.INTERNAL, "internal error")
+            await context.abort_with_status(rpc_status.to_status(status_of(failure)))
+            raise AssertionError("abort_with_status always raises")
+
+        return grpc.unary_unary_rpc_method_handler(
+            cast("Callable[[_Request, grpc.ServicerContext], _Response]", call),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )

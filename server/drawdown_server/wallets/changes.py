@@ -1,0 +1,120 @@
+"""Changes: what is decided in Postgres first and then becomes part of the live balance.
+
+A grant or a new state is recorded in Postgres under the next change number of its wallet; that is the moment from
+which it will happen. ``apply.lua`` then applies it, in the order of the numbers and each exactly once, so it does not
+matter who sends it or how often: the call that made the change, the next call for the same wallet, the load of a
+wallet, or the ``run`` loop here, which finds what a crashed server left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from drawdown_server.errors import DrawdownError, StoreUnavailableError
+from drawdown_server.holds.messages import ApplyRequest, GrantChange
+from drawdown_server.ledger.rows import ChangeKind
+
+if TYPE_CHECKING:
+    from drawdown_server.holds.store import HoldStore
+    from drawdown_server.ledger.rows import ChangeRow
+    from drawdown_server.ledger.store import LedgerStore
+
+log = structlog.get_logger(__name__)
+
+CHANGES_PER_READ: Final = 500
+"""Pending changes read at a time."""
+WALLETS_PER_RUN: Final = 200
+"""Wallets with pending changes looked after per round."""
+ABANDONED_AFTER_S: Final = 5.0
+"""A change pending for longer than this was left behind: the call that made it applies it within milliseconds, and
+the flusher reports it back within a second."""
+RUN_INTERVAL_S: Final = 2.0
+"""Pause between rounds of looking for such changes."""
+
+
+def apply_request(tenant_id: str, wallet_id: str, change: ChangeRow) -> ApplyRequest:
+    """A recorded change as ``apply.lua`` takes it."""
+    grant = change.grant
+    return ApplyRequest(
+        tenant_id=tenant_id,
+        wallet_id=wallet_id,
+        change_number=change.change_number,
+        kind="GRANT" if change.kind is ChangeKind.GRANT else "STATE",
+        state=change.state,
+        grant=None
+        if grant is None
+        else GrantChange(
+            grant_id=grant.grant_id,
+            asset=grant.asset,
+            units=grant.units,
+            priority=grant.priority,
+            source=grant.source,
+            effective_ms=grant.effective_ms,
+            expire_ms=grant.expire_ms,
+            create_ms=grant.create_ms,
+            labels=msgspec.json.encode(dict(sorted(grant.labels.items()))).decode() if grant.labels else "",
+        ),
+    )
+
+
+class ChangeApplier:
+    """Applies recorded changes to the live balance."""
+
+    def __init__(self, holds: HoldStore, ledger: LedgerStore) -> None:
+        self._holds = holds
+        self._ledger = ledger
+
+    async def apply_all(self, tenant_id: str, wallet_id: str, after_change_number: int) -> None:
+        """Apply every recorded change after the given number, in order.
+
+        Raises:
+            StoreUnavailableError: A store did not answer; what is missing will be applied later.
+        """
+        while changes := await self._ledger.pending_changes(
+            tenant_id, wallet_id, after_change_number, CHANGES_PER_READ
+        ):
+            for change in changes:
+                reply = await self._holds.apply(apply_request(tenant_id, wallet_id, change))
+                if reply.status == "GAP":
+                    # Redis knows less than we were told: somebody rebuilt it in the meantime. Begin where it is.
+                    after_change_number = reply.change_number
+                    break
+                after_change_number = change.change_number
+
+    async def catch_up(self, tenant_id: str, wallet_id: str) -> None:
+        """Apply whatever Redis has not applied yet.
+
+        Raises:
+            StoreUnavailableError: A store did not answer.
+        """
+        reading = await self._holds.read(tenant_id, wallet_id)
+        await self.apply_all(tenant_id, wallet_id, reading.change_number)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look for changes that were left behind, until told to stop."""
+        while not stop.is_set():
+            try:
+                await self.run_once()
+            except StoreUnavailableError as error:
+                log.warning("changes.store_unavailable", store=error.metadata["store"])
+            try:
+                async with asyncio.timeout(RUN_INTERVAL_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def run_once(self, older_than_s: float = ABANDONED_AFTER_S) -> int:
+        """Apply what was left behind for longer than ``older_than_s``. Returns the number of wallets looked after."""
+        wallets = await self._ledger.list_wallets_with_pending_changes(older_than_s, WALLETS_PER_RUN)
+        for tenant_id, wallet_id in wallets:
+            try:
+                await self.catch_up(tenant_id, wallet_id)
+            except StoreUnavailableError:
+                raise
+            except DrawdownError:
+                log.exception("changes.apply_failed", tenant_id=tenant_id, wallet_id=wallet_id)
+        return len(wallets)

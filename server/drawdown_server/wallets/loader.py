@@ -1,0 +1,120 @@
+"""Wallets come to Redis on their first use.
+
+One load per wallet at a time however many calls wait for it, a bounded number of loads at once, and a wallet that does
+not exist costs Postgres one query and is then remembered as unknown for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from drawdown_server import clock
+from drawdown_server.errors import StoreUnavailableError
+from drawdown_server.holds.messages import LoadedAsset, LoadRequest, PackedGrant
+
+if TYPE_CHECKING:
+    from drawdown_server.holds.store import HoldStore
+    from drawdown_server.ledger.rows import WalletSnapshot
+    from drawdown_server.ledger.store import LedgerStore
+    from drawdown_server.wallets.changes import ChangeApplier
+
+UNKNOWN_ENTRIES_MAX: Final = 100_000
+"""Unknown wallets remembered; past this all are forgotten."""
+TICKET_ATTEMPTS_MAX: Final = 2
+"""A load whose read of Postgres took longer than a ticket lives is tried once more."""
+
+
+class WalletLoader:
+    """Loads wallets from Postgres.
+
+    Args:
+        loads_max: Loads at once; more wait their turn, so that a cold start does not drown Postgres.
+        unknown_ttl_ms: How long an unknown wallet is remembered as unknown.
+    """
+
+    def __init__(
+        self, holds: HoldStore, ledger: LedgerStore, changes: ChangeApplier, *, loads_max: int, unknown_ttl_ms: int
+    ) -> None:
+        self._holds = holds
+        self._ledger = ledger
+        self._changes = changes
+        self._room = asyncio.Semaphore(loads_max)
+        self._unknown_ttl_s = unknown_ttl_ms / 1000
+        self._unknown_until_s: dict[tuple[str, str], float] = {}
+        self._loading: dict[tuple[str, str], asyncio.Task[bool]] = {}
+
+    async def load(self, tenant_id: str, wallet_id: str) -> bool:
+        """Load a wallet, or wait for the load that is under way. False if there is no such wallet.
+
+        Raises:
+            StoreUnavailableError: A store did not answer.
+        """
+        key = (tenant_id, wallet_id)
+        if self._unknown_until_s.get(key, 0.0) > clock.monotonic_s():
+            return False
+        task = self._loading.get(key)
+        if task is None:
+            task = asyncio.create_task(self._load(tenant_id, wallet_id), name=f"load {wallet_id}")
+            self._loading[key] = task
+            task.add_done_callback(lambda _: self._loading.pop(key, None))
+        # Shielded: a caller that gives up must not take the load away from the others.
+        return await asyncio.shield(task)
+
+    def forget_unknown(self, tenant_id: str, wallet_id: str) -> None:
+        """The wallet has just been created."""
+        self._unknown_until_s.pop((tenant_id, wallet_id), None)
+
+    async def _load(self, tenant_id: str, wallet_id: str) -> bool:
+        async with self._room:
+            for _ in range(TICKET_ATTEMPTS_MAX):
+                ticket_ms = await self._holds.now_ms()
+                snapshot = await self._ledger.load_wallet(tenant_id, wallet_id)
+                if snapshot is None:
+                    self._remember_unknown(tenant_id, wallet_id)
+                    return False
+                reply = await self._holds.load(load_request(snapshot, ticket_ms))
+                if reply.status == "OK":
+                    await self._changes.apply_all(tenant_id, wallet_id, snapshot.wallet.applied_change_number)
+                    return True
+        raise StoreUnavailableError("postgres", "postgres took too long to load the wallet")
+
+    def _remember_unknown(self, tenant_id: str, wallet_id: str) -> None:
+        if len(self._unknown_until_s) >= UNKNOWN_ENTRIES_MAX:
+            self._unknown_until_s.clear()
+        self._unknown_until_s[tenant_id, wallet_id] = clock.monotonic_s() + self._unknown_ttl_s
+
+
+def load_request(snapshot: WalletSnapshot, ticket_ms: int) -> LoadRequest:
+    """A wallet as Postgres recorded it, as ``load.lua`` takes it. Nothing is held: holds live in Redis only."""
+    wallet = snapshot.wallet
+    return LoadRequest(
+        tenant_id=wallet.tenant_id,
+        wallet_id=wallet.wallet_id,
+        ticket_ms=ticket_ms,
+        state=snapshot.applied_state,
+        sequence=wallet.sequence,
+        change_number=wallet.applied_change_number,
+        assets=[
+            LoadedAsset(
+                asset=balance.asset,
+                debt=balance.debt_units,
+                overdraft_limit=0,
+                grants=[
+                    PackedGrant(
+                        grant_id=grant.grant_id,
+                        free=grant.remaining_units,
+                        pinned=0,
+                        priority=grant.priority,
+                        expire_ms=grant.expire_ms,
+                        source=grant.source,
+                        effective_ms=grant.effective_ms,
+                        create_ms=grant.create_ms,
+                    )
+                    for grant in snapshot.grants
+                    if grant.asset == balance.asset
+                ],
+            )
+            for balance in snapshot.balances
+        ],
+    )

@@ -1,0 +1,113 @@
+"""Fixtures: real stores, one set per worker, emptied for each test.
+
+The server fixtures are synchronous, so that they belong to no event loop. Nothing is left behind: servers are stopped
+and their directories deleted at the end, and a run that is killed has its servers stopped by their guards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from drawdown_server.dev.postgres import PostgresProcess
+from drawdown_server.dev.valkey import ValkeyProcess
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests, in every import mode
+
+import stores
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory of this worker. Not pytest's tmp_path: that one keeps the last three runs."""
+    directory = Path(tempfile.mkdtemp(prefix="drawdown-test-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def worker_directory() -> Iterator[Path]:
+    """Where this worker's servers keep their data; deleted at the end."""
+    with scratch_directory() as directory:
+        yield directory
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """An empty directory of this test, deleted at its end."""
+    with scratch_directory() as directory:
+        yield directory / "data"
+
+
+@pytest.fixture(scope="session")
+def valkey_process(worker_directory: Path) -> Iterator[ValkeyProcess]:
+    """This worker's Valkey. A test that kills it must start it again; most want ``valkey_url``."""
+    with ValkeyProcess(worker_directory / "valkey", appendfsync="no") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis7_process(worker_directory: Path) -> Iterator[ValkeyProcess]:
+    """This worker's Redis 7; skips where it is not installed."""
+    binary = stores.redis_binary()
+    if binary is None:
+        pytest.skip(stores.REDIS_MISSING)
+    with ValkeyProcess(worker_directory / "redis7", binary=binary, appendfsync="no") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_process(worker_directory: Path) -> Iterator[PostgresProcess]:
+    """This worker's Postgres, with a migrated template database; most tests want ``postgres_url``."""
+    with PostgresProcess(worker_directory / "postgres", fsync=False) as server:
+        asyncio.run(stores.migrated_template(server.url, server.url_of(stores.TEMPLATE_DATABASE)))
+        yield server
+
+
+@pytest.fixture
+def valkey_server(valkey_process: ValkeyProcess) -> ValkeyProcess:
+    """This worker's Valkey, empty."""
+    stores.empty(valkey_process)
+    return valkey_process
+
+
+@pytest.fixture
+def valkey_url(valkey_server: ValkeyProcess) -> str:
+    """URL of an empty Valkey."""
+    return valkey_server.url
+
+
+@pytest.fixture(params=["valkey", "redis7"])
+def store_server(request: pytest.FixtureRequest) -> ValkeyProcess:
+    """An empty store: the test runs on Valkey, and again on Redis 7 where that is installed."""
+    server = request.getfixturevalue(f"{request.param}_process")
+    assert isinstance(server, ValkeyProcess)
+    stores.empty(server)
+    return server
+
+
+@pytest.fixture
+def store_url(store_server: ValkeyProcess) -> str:
+    """URL of an empty store: the test runs on Valkey, and again on Redis 7 where that is installed."""
+    return store_server.url
+
+
+@pytest.fixture
+async def postgres_url(postgres_process: PostgresProcess) -> AsyncIterator[str]:
+    """URL of a migrated, empty database of this test; dropped at its end."""
+    name = f"test_{uuid4().hex[:12]}"
+    yield await postgres_process.create_database(name, template=stores.TEMPLATE_DATABASE)
+    await postgres_process.drop_database(name)

@@ -1,0 +1,225 @@
+"""A Drawdown server of canned answers, for tests of the client: real gRPC on a real port, run by threads.
+
+Each RPC answers from a script: messages, ``Failure``s, or functions of the request. The last answer repeats.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from drawdown.v1 import (
+    asset_service_pb2,
+    authorization_service_pb2,
+    balance_service_pb2,
+    grant_service_pb2,
+    ledger_service_pb2,
+    types_pb2,
+    wallet_service_pb2,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from google.protobuf.descriptor import MethodDescriptor
+
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name]
+    for module, name in (
+        (asset_service_pb2, "AssetService"),
+        (authorization_service_pb2, "AuthorizationService"),
+        (balance_service_pb2, "BalanceService"),
+        (grant_service_pb2, "GrantService"),
+        (ledger_service_pb2, "LedgerService"),
+        (wallet_service_pb2, "WalletService"),
+    )
+)
+
+THREADS = 8
+WAIT_S = 20.0
+"""Longest wait of a test for something that is about to happen."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A status instead of an answer."""
+
+    code: grpc.StatusCode
+    message: str = "it went wrong"
+    reason: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    violations: tuple[tuple[str, str], ...] = ()
+    retry_delay_ms: int | None = None
+    bare: bool = False
+    """Without a google.rpc.Status, as a proxy would."""
+
+    def abort(self, context: grpc.ServicerContext) -> NoReturn:
+        """Ends the call."""
+        if self.bare:
+            context.abort(self.code, self.message)
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        details: list[Message] = []
+        if self.reason:
+            details.append(
+                error_details_pb2.ErrorInfo(
+                    reason=f"ERROR_REASON_{self.reason}", domain="drawdown.dev", metadata=self.metadata
+                )
+            )
+        if self.violations:
+            bad_request = error_details_pb2.BadRequest()
+            for name, rule in self.violations:
+                bad_request.field_violations.add(field=name, description=rule)
+            details.append(bad_request)
+        if self.retry_delay_ms is not None:
+            retry_info = error_details_pb2.RetryInfo()
+            retry_info.retry_delay.FromMilliseconds(self.retry_delay_ms)
+            details.append(retry_info)
+        for detail in details:
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        context.abort_with_status(rpc_status.to_status(status))
+        raise AssertionError("abort returns never")
+
+
+Answer: TypeAlias = Message | Failure | Callable[[Message], Message]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call that arrived."""
+
+    rpc: str
+    request: Message
+    metadata: dict[str, str | bytes]
+
+
+class FakeDrawdown:
+    """The server; use it with ``with``."""
+
+    def __init__(self) -> None:
+        self._script: dict[str, list[Answer]] = {}
+        self._calls: list[Call] = []
+        self._changed = threading.Condition()
+        self._server = grpc.server(ThreadPoolExecutor(THREADS))
+        for service in SERVICES:
+            handlers = {method.name: self._handler(method) for method in service.methods}
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
+        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.stop(grace=None).wait(WAIT_S)
+
+    def answer(self, rpc: str, *answers: Answer) -> None:
+        """Sets the script of an RPC."""
+        self._script[rpc] = list(answers)
+
+    def calls(self, rpc: str) -> list[Call]:
+        """The calls of an RPC that arrived so far."""
+        with self._changed:
+            return [call for call in self._calls if call.rpc == rpc]
+
+    def wait_for(self, rpc: str, count: int = 1) -> list[Call]:
+        """The calls of an RPC, as soon as there are ``count``."""
+        with self._changed:
+            arrived = self._changed.wait_for(
+                lambda: sum(call.rpc == rpc for call in self._calls) >= count, timeout=WAIT_S
+            )
+        assert arrived, f"{rpc} was not called {count} times: {self._calls}"
+        return self.calls(rpc)
+
+    def _handler(self, method: MethodDescriptor) -> grpc.RpcMethodHandler[Message, Message]:
+        def serve(request: Message, context: grpc.ServicerContext) -> Message:
+            metadata = {pair[0]: pair[1] for pair in context.invocation_metadata()}
+            with self._changed:
+                self._calls.append(Call(method.name, request, metadata))
+                self._changed.notify_all()
+                script = self._script.get(method.name, [])
+                answer = script.pop(0) if len(script) > 1 else script[0] if script else None
+            if answer is None:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, f"the test has no answer for {method.name}")
+            if isinstance(answer, Failure):
+                answer.abort(context)
+            return answer if isinstance(answer, Message) else answer(request)
+
+        return grpc.unary_unary_rpc_method_handler(
+            serve,
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+
+
+def hold_message(
+    amounts: dict[str, int], *, hold_id: str = "req_1", state: str = "HELD", debited: dict[str, int] | None = None
+) -> types_pb2.Hold:
+    """A hold of the wallet ``demo``."""
+    used: dict[str, int] = defaultdict(int, debited or {})
+    hold = types_pb2.Hold(wallet_id="demo", hold_id=hold_id, state=f"HOLD_STATE_{state}", hold_token=b"token")
+    for asset, units in amounts.items():
+        held = units if state == "HELD" else 0
+        hold.amounts.add(asset=asset, authorized_units=units, held_units=held, debited_units=used[asset])
+    hold.create_time.FromJsonString("2026-01-02T03:04:05Z")
+    hold.expire_time.FromJsonString("2026-01-02T03:09:05Z")
+    return hold
+
+
+def approved(amounts: dict[str, int], **hold: str) -> authorization_service_pb2.AuthorizeResponse:
+    """An approval."""
+    response = authorization_service_pb2.AuthorizeResponse(
+        decision="DECISION_APPROVED", hold=hold_message(amounts, **hold)
+    )
+    for asset, units in amounts.items():
+        response.balances.add(
+            asset=asset, settled_units=units * 25, held_units=units, available_units=units * 24, overdraft_limit_units=0
+        )
+    return response
+
+
+def denied(
+    reason: str = "INSUFFICIENT_FUNDS", *, asset: str = "USD", required_units: int = 100, available_units: int = 7
+) -> authorization_service_pb2.AuthorizeResponse:
+    """A denial."""
+    return authorization_service_pb2.AuthorizeResponse(
+        decision="DECISION_DENIED",
+        denial=authorization_service_pb2.Denial(
+            reason=f"DENIAL_REASON_{reason}",
+            asset=asset,
+            required_units=required_units,
+            available_units=available_units,
+        ),
+    )
+
+
+def committed(amounts: dict[str, int], debited: dict[str, int]) -> authorization_service_pb2.CommitResponse:
+    """A settled commit."""
+    response = authorization_service_pb2.CommitResponse(
+        hold=hold_message(amounts, state="COMMITTED", debited=debited), wallet_sequence=5
+    )
+    for asset, units in amounts.items():
+        response.debited.add(asset=asset, units=debited.get(asset, 0))
+        response.released.add(asset=asset, units=units - debited.get(asset, 0))
+        response.balances.add(asset=asset, settled_units=10**7, available_units=10**7)
+    return response
+
+
+def released() -> authorization_service_pb2.ReleaseResponse:
+    """A release."""
+    return authorization_service_pb2.ReleaseResponse(hold=hold_message({}, state="RELEASED"))
