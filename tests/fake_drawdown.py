@@ -5,12 +5,13 @@ Each RPC answers from a script: messages, ``Failure``s, or functions of the requ
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2
@@ -19,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+import drawdown
 from drawdown.v1 import (
     asset_service_pb2,
     authorization_service_pb2,
@@ -94,7 +96,7 @@ class Failure:
         raise AssertionError("abort returns never")
 
 
-Answer: TypeAlias = Message | Failure | Callable[[Message], Message]
+Answer: TypeAlias = Message | Failure | Callable[[Any], Message | Failure]
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Call:
     """One call that arrived."""
 
     rpc: str
-    request: Message
+    request: Any  # a message: the test knows which
     metadata: dict[str, str | bytes]
 
 
@@ -156,15 +158,37 @@ class FakeDrawdown:
                 answer = script.pop(0) if len(script) > 1 else script[0] if script else None
             if answer is None:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, f"the test has no answer for {method.name}")
+            if callable(answer):
+                answer = answer(request)
             if isinstance(answer, Failure):
                 answer.abort(context)
-            return answer if isinstance(answer, Message) else answer(request)
+            return answer
 
         return grpc.unary_unary_rpc_method_handler(
             serve,
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
+
+
+class Caller:
+    """One flavour of client: calls a method by name, or lists what an iterator gives."""
+
+    def __init__(self, flavour: str, target: str) -> None:
+        self.flavour = flavour
+        self.target = target
+
+    async def __call__(self, method: str, **arguments: Any) -> Any:  # noqa: ANN401 - one test, eighteen methods
+        if self.flavour == "sync":
+            return await asyncio.to_thread(self._call, method, arguments)
+        async with drawdown.AsyncClient(self.target, metadata=[("authorization", "Bearer x")]) as client:
+            result = getattr(client, method)(**arguments)
+            return [item async for item in result] if method.startswith("iter_") else await result
+
+    def _call(self, method: str, arguments: dict[str, object]) -> Any:  # noqa: ANN401
+        with drawdown.Client(self.target, metadata=[("authorization", "Bearer x")]) as client:
+            result = getattr(client, method)(**arguments)
+            return list(result) if method.startswith("iter_") else result
 
 
 def hold_message(
@@ -181,10 +205,10 @@ def hold_message(
     return hold
 
 
-def approved(amounts: dict[str, int], **hold: str) -> authorization_service_pb2.AuthorizeResponse:
+def approved(amounts: dict[str, int], *, hold_id: str = "req_1") -> authorization_service_pb2.AuthorizeResponse:
     """An approval."""
     response = authorization_service_pb2.AuthorizeResponse(
-        decision="DECISION_APPROVED", hold=hold_message(amounts, **hold)
+        decision="DECISION_APPROVED", hold=hold_message(amounts, hold_id=hold_id)
     )
     for asset, units in amounts.items():
         response.balances.add(

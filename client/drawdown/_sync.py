@@ -65,7 +65,7 @@ class Client:
                 hold.commit({"USD": cost_units})
 
     The same as ``AsyncClient``, call by call; its docstrings explain all parameters. One client serves any number of
-    threads. The connection is made by the first call, so a client made before a fork works after it.
+    threads. The connection is made by the first call.
     """
 
     def __init__(

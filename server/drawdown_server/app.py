@@ -100,6 +100,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         await check_store(client)
         library = build_library()
         await load_library(client, library)
+        await ledger.ensure_partitions(config.partitions)
         epochs = await open_partitions(client, ledger, config.partitions)
         connection = await opened.enter_async_context(
             open_connection(

@@ -23,7 +23,6 @@ def test_all_is_exactly_the_public_names() -> None:
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
     assert public == set(drawdown.__all__)
-    assert drawdown.__all__ == sorted(drawdown.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
 
 
 def public_methods(client: type) -> dict[str, inspect.Signature]:

@@ -15,7 +15,7 @@ import asyncio
 import ssl
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import hiredis
 import structlog
@@ -72,8 +72,8 @@ class _Socket(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=hiredis.ReplyError)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # asyncio's contract for stream protocols
-        self.transport = transport
+        # asyncio promises a Transport to stream protocols; uvloop's is one in all but its class.
+        self.transport = cast("asyncio.Transport", transport)
 
     def send(self, command: bytes) -> asyncio.Future[Reply]:
         """Write a packed command; its reply arrives in the future."""

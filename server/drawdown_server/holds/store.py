@@ -8,6 +8,7 @@ effect the first time.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -93,6 +94,7 @@ class HoldStore:
         self._encode = msgspec.msgpack.Encoder().encode
         self._load_missing: LoadMissing | None = None
         self._refresh_epochs: RefreshEpochs | None = None
+        self._learning = asyncio.Lock()
         self._reload_library: ReloadLibrary | None = None
 
     def on_missing_wallet(self, load: LoadMissing) -> None:
@@ -253,16 +255,23 @@ class HoldStore:
             if reply.status == "NOT_LOADED" and self._load_missing is not None and verb != "sweep":
                 if not await self._load_missing(request.tenant_id, request.wallet_id):
                     raise wallet_not_found(request.wallet_id)
-            elif reply.status == "STALE_EPOCH" and self._refresh_epochs is not None:
-                self._epochs[:] = await self._refresh_epochs()
             elif reply.status == "STALE_EPOCH":
-                break
+                await self._learn_epochs(request)
             else:
                 return reply
         raise StoreUnavailableError("valkey", "the wallet's partition is being rebuilt")
 
+    async def _learn_epochs(self, refused: WalletRequest) -> None:
+        """Find out the epochs again, once for all the calls that a rebuild has refused at the same time."""
+        async with self._learning:
+            if self._refresh_epochs is not None and str(self._epochs[self._partition_of(refused)]) == refused.epoch:
+                self._epochs[:] = await self._refresh_epochs()
+
+    def _partition_of(self, request: WalletRequest) -> int:
+        return keys.partition_of(request.tenant_id, request.wallet_id, len(self._epochs))
+
     async def _send(self, verb: str, request: WalletRequest, decoder: msgspec.msgpack.Decoder[_R]) -> _R:
-        partition = keys.partition_of(request.tenant_id, request.wallet_id, len(self._epochs))
+        partition = self._partition_of(request)
         epoch = self._epochs[partition]
         request.epoch = str(epoch)
         wallet_keys = keys.wallet_keys(partition, epoch, request.tenant_id, request.wallet_id)

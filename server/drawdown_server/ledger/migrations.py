@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
+from asyncpg import exceptions as pg
 
 from drawdown_server.ledger.database import CONNECT_TIMEOUT_S, translated
 from drawdown_server.ledger.queries import QUERIES
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 _FILE: Final = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
 
-ATTEMPTS_MAX: Final = 20
-"""Tries to get a word in among other servers that migrate at the same moment."""
+ATTEMPTS_MAX: Final = 1_000
+"""Looks at what is missing: one per migration, whoever applied it."""
 
 STATEMENT_TIMEOUT_S: Final = 600.0
 """Longest time for one migration; a large table may need minutes for an index."""
@@ -86,20 +87,15 @@ async def migrate(postgres_url: str, migrations: Sequence[Migration] | None = No
     known = load() if migrations is None else list(migrations)
     applied = []
     async with _connect(postgres_url) as connection:
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            try:
-                await connection.execute(QUERIES["migrations_table"])
-                while missing := await _missing(connection, known):
-                    await _apply(connection, missing[0])
-                    applied.append(missing[0].title)
-            except (asyncpg.IntegrityConstraintViolationError, asyncpg.TransactionRollbackError, _AlreadyThereError):
-                # Another server was first: its row, its table, or (CREATE ... IF NOT EXISTS checks before it locks)
-                # its catalogue entry was there before ours. Look again.
-                if attempt == ATTEMPTS_MAX:
-                    raise
-            else:
-                break
-    return applied
+        await _create_table(connection)
+        for _ in range(ATTEMPTS_MAX):
+            missing = await _missing(connection, known)
+            if not missing:
+                return applied
+            with suppress(_AlreadyThereError, asyncpg.TransactionRollbackError):
+                await _apply(connection, missing[0])
+                applied.append(missing[0].title)
+    raise MigrationError(f"other servers keep migrating this database; gave up after {ATTEMPTS_MAX} attempts")
 
 
 async def pending(postgres_url: str, migrations: Sequence[Migration] | None = None) -> list[str]:
@@ -111,8 +107,22 @@ async def pending(postgres_url: str, migrations: Sequence[Migration] | None = No
         return [migration.title for migration in await _missing(connection, known)]
 
 
+_MISTAKES: Final = (
+    pg.SyntaxOrAccessError,  # class 42: also a table that is or is not there, and missing rights
+    pg.IntegrityConstraintViolationError,  # class 23
+    pg.DataError,  # class 22
+)
+"""What a migration itself can get wrong; anything else means that Postgres is not well."""
+
+
 class _AlreadyThereError(Exception):
     """Another server claimed this version first."""
+
+
+async def _create_table(connection: Connection) -> None:
+    """Create schema_migrations; IF NOT EXISTS looks before it locks, so a server that is as fast as we fails us."""
+    with suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError):
+        await connection.execute(QUERIES["migrations_table"])
 
 
 async def _apply(connection: Connection, migration: Migration) -> None:
@@ -124,7 +134,7 @@ async def _apply(connection: Connection, migration: Migration) -> None:
             raise _AlreadyThereError from error
         try:
             await connection.execute(migration.sql)
-        except asyncpg.PostgresSyntaxError as error:
+        except _MISTAKES as error:
             raise MigrationError(f"migration {migration.title} failed: {error}") from error
 
 

@@ -1,0 +1,425 @@
+"""A wallet on a real store in the hands of a test: short verbs, and the invariants that every test ends with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from drawdown_server.holds import keys
+from drawdown_server.holds.fingerprint import fingerprint
+from drawdown_server.holds.messages import (
+    AmountRequest,
+    ApplyReply,
+    ApplyRequest,
+    AuthorizeReply,
+    AuthorizeRequest,
+    CommitRequest,
+    GrantChange,
+    ListHoldsRequest,
+    LoadedAsset,
+    LoadReply,
+    LoadRequest,
+    PackedGrant,
+    ReleaseRequest,
+    SettleReply,
+    SweepReply,
+    SweepRequest,
+    TotalUsed,
+)
+from drawdown_server.holds.model import (
+    AssetBalance,
+    ExpiryAction,
+    GrantSource,
+    Hold,
+    HoldState,
+    OveragePolicy,
+    WalletReading,
+    WalletState,
+)
+from drawdown_server.ledger import events
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from drawdown_server.holds.connection import PipelinedConnection
+    from drawdown_server.holds.library import Library
+    from drawdown_server.holds.store import HoldStore
+
+PARTITIONS: Final = 4
+TENANT: Final = "acme"
+TTL_MS: Final = 300_000
+TOMBSTONE_MS: Final = 900_000
+OPEN_HOLDS_MAX: Final = 10_000
+CREATE_MS: Final = 1_700_000_000_000
+PAGE: Final = 1_000
+WAIT_S: Final = 10.0
+
+AtRest = dict[str, bytes | None]
+"""The serialized value of every key of a wallet."""
+
+
+@dataclass
+class Stage:
+    """One store under test, and the wallets that a test made in it."""
+
+    url: str
+    store: HoldStore
+    connection: PipelinedConnection
+    client: Redis
+    library: Library
+    epochs: list[int]
+    wallets: list[Wallet] = field(default_factory=list)
+
+    def unloaded(self, wallet_id: str = "w1", tenant_id: str = TENANT) -> Wallet:
+        """A wallet that the store does not know yet."""
+        wallet = Wallet(self, tenant_id, wallet_id)
+        self.wallets.append(wallet)
+        return wallet
+
+    async def wallet(self, wallet_id: str = "w1", tenant_id: str = TENANT, **units: int) -> Wallet:
+        """A wallet, loaded empty and then funded by one grant per asset: ``await stage.wallet(USD=10)``."""
+        wallet = self.unloaded(wallet_id, tenant_id)
+        await wallet.load()
+        for asset, amount in units.items():
+            await wallet.grant(asset, amount)
+        return wallet
+
+    async def until(self, time_ms: int) -> None:
+        """Wait until the store's clock has reached a time."""
+        async with asyncio.timeout(WAIT_S):
+            while await self.store.now_ms() < time_ms:
+                pass
+
+    async def set_epoch(self, wallet: Wallet, epoch: int) -> None:
+        """Rebuild the wallet's partition, as far as a script can see."""
+        await self.client.hset(keys.meta(wallet.partition), "epoch", str(epoch))
+
+
+class Wallet:
+    """The verbs of one wallet. Amounts are named by asset: ``authorize("h1", USD=5, TOKENS=100)``."""
+
+    def __init__(self, stage: Stage, tenant_id: str, wallet_id: str) -> None:
+        self.stage = stage
+        self.store = stage.store
+        self.tenant_id = tenant_id
+        self.wallet_id = wallet_id
+        self.partition = keys.partition_of(tenant_id, wallet_id, PARTITIONS)
+        self.change_number = 0
+        self.loaded_sequence = 0
+        self.loaded: list[tuple[str, PackedGrant]] = []
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """meta, outbox, due, wallet, holds, open, settled."""
+        return keys.wallet_keys(self.partition, self.stage.epochs[self.partition], self.tenant_id, self.wallet_id)
+
+    @property
+    def ids(self) -> dict[str, str]:
+        return {"tenant_id": self.tenant_id, "wallet_id": self.wallet_id}
+
+    # --- money in ------------------------------------------------------------------------------------------------
+
+    async def load(
+        self,
+        assets: list[LoadedAsset] | None = None,
+        *,
+        state: WalletState = WalletState.ACTIVE,
+        sequence: int = 0,
+        change_number: int = 0,
+        age_ms: int = 0,
+    ) -> LoadReply:
+        reply = await self.store.load(
+            LoadRequest(
+                **self.ids,
+                ticket_ms=await self.store.now_ms() - age_ms,
+                state=state,
+                sequence=sequence,
+                change_number=change_number,
+                assets=assets or [],
+            )
+        )
+        if reply.loaded:
+            self.loaded = [(asset.asset, grant) for asset in assets or [] for grant in asset.grants]
+            self.change_number, self.loaded_sequence = change_number, sequence
+        return reply
+
+    async def grant(
+        self,
+        asset: str,
+        units: int,
+        grant_id: str = "",
+        *,
+        number: int = 0,
+        priority: int = 0,
+        source: GrantSource = GrantSource.PURCHASE,
+        expire_ms: int = 0,
+        create_ms: int = CREATE_MS,
+        labels: str = "",
+    ) -> ApplyReply:
+        number = number or self.change_number + 1
+        change = GrantChange(
+            grant_id=grant_id or f"g{number}",
+            asset=asset,
+            units=units,
+            priority=priority,
+            source=source,
+            effective_ms=create_ms,
+            expire_ms=expire_ms,
+            create_ms=create_ms,
+            labels=labels,
+        )
+        return await self._apply(ApplyRequest(**self.ids, change_number=number, kind="GRANT", grant=change))
+
+    async def set_state(self, state: WalletState, *, number: int = 0) -> ApplyReply:
+        number = number or self.change_number + 1
+        return await self._apply(ApplyRequest(**self.ids, change_number=number, kind="STATE", state=state))
+
+    async def _apply(self, request: ApplyRequest) -> ApplyReply:
+        reply = await self.store.apply(request)
+        if reply.applied:
+            self.change_number = request.change_number
+        return reply
+
+    # --- holds ---------------------------------------------------------------------------------------------------
+
+    async def authorize(
+        self,
+        hold_id: str,
+        *,
+        ttl_ms: int = TTL_MS,
+        subjects: list[str] | None = None,
+        labels: str = "",
+        overage_policy: OveragePolicy = OveragePolicy.REJECT,
+        expiry_action: ExpiryAction = ExpiryAction.RELEASE,
+        unknown: tuple[str, ...] = (),
+        print_of: str | None = None,
+        open_holds_max: int = OPEN_HOLDS_MAX,
+        tombstone_ms: int = TOMBSTONE_MS,
+        **units: int,
+    ) -> AuthorizeReply:
+        """Hold ``units`` by asset. Assets in ``unknown`` are none of the tenant's; ``print_of`` is the fingerprint."""
+        content = {
+            "amounts": ",".join(f"{asset}={amount}" for asset, amount in units.items()),
+            "ttl": str(ttl_ms),
+            "subjects": ",".join(subjects or []),
+            "labels": labels,
+        }
+        return await self.store.authorize(
+            AuthorizeRequest(
+                **self.ids,
+                hold_id=hold_id,
+                fingerprint=fingerprint(content) if print_of is None else print_of,
+                amounts=[
+                    AmountRequest(asset=asset, units=amount, known=asset not in unknown)
+                    for asset, amount in units.items()
+                ],
+                ttl_ms=ttl_ms,
+                subjects=subjects or [],
+                overage_policy=overage_policy,
+                expiry_action=expiry_action,
+                labels=labels,
+                open_holds_max=open_holds_max,
+                tombstone_ms=tombstone_ms,
+            )
+        )
+
+    async def hold(self, hold_id: str, *, ttl_ms: int = TTL_MS, **units: int) -> Hold:
+        """Authorize what must be approved."""
+        reply = await self.authorize(hold_id, ttl_ms=ttl_ms, **units)
+        assert reply.status == "OK", reply
+        assert reply.hold is not None
+        assert not reply.replayed
+        return reply.hold
+
+    async def due_hold(self, hold_id: str, **units: int) -> Hold:
+        """A hold that is over, and that nobody has freed yet."""
+        hold = await self.hold(hold_id, ttl_ms=1, **units)
+        await self.stage.until(hold.expire_ms)
+        return hold
+
+    async def commit(self, hold_id: str, *, tombstone_ms: int = TOMBSTONE_MS, **units: int) -> SettleReply:
+        amounts = [TotalUsed(asset=asset, units=amount) for asset, amount in units.items()]
+        request = CommitRequest(**self.ids, hold_id=hold_id, amounts=amounts, tombstone_ms=tombstone_ms)
+        return await self.store.commit(request)
+
+    async def release(self, hold_id: str, *, bury: bool = False, tombstone_ms: int = TOMBSTONE_MS) -> SettleReply:
+        return await self.store.release(
+            ReleaseRequest(**self.ids, hold_id=hold_id, tombstone_ms=tombstone_ms, bury=bury)
+        )
+
+    async def sweep(self, *, tombstone_ms: int = TOMBSTONE_MS) -> SweepReply:
+        return await self.store.sweep(SweepRequest(**self.ids, tombstone_ms=tombstone_ms))
+
+    # --- looking -------------------------------------------------------------------------------------------------
+
+    async def read(self) -> WalletReading:
+        return await self.store.read(self.tenant_id, self.wallet_id, with_grants=True)
+
+    async def balance(self, asset: str) -> AssetBalance:
+        reading = await self.store.read(self.tenant_id, self.wallet_id, assets=[asset], with_grants=True)
+        return reading.balances[0]
+
+    async def available(self, asset: str) -> int:
+        return (await self.balance(asset)).available
+
+    async def grants(self, asset: str) -> dict[str, tuple[int, int]]:
+        """(free, pinned) by grant, in burn order."""
+        return {grant.grant_id: (grant.free, grant.pinned) for grant in (await self.balance(asset)).grants}
+
+    async def read_hold(self, hold_id: str) -> Hold:
+        return await self.store.read_hold(self.tenant_id, self.wallet_id, hold_id)
+
+    async def open_holds(self, page: int = PAGE) -> list[Hold]:
+        """All open holds, page by page."""
+        holds: list[Hold] = []
+        after_ms, after_id = 0, ""
+        while True:
+            found = await self.store.list_holds(
+                ListHoldsRequest(**self.ids, after_ms=after_ms, after_id=after_id, limit=page)
+            )
+            holds += found
+            if len(found) < page:
+                return holds
+            after_ms, after_id = found[-1].expire_ms, found[-1].hold_id
+
+    async def events(self) -> list[events.Event]:
+        """What the outbox has of this wallet, in order."""
+        entries = await self.stage.client.xrange(self.keys[1])
+        decoded = [events.decode(fields[events.FIELD]) for _, fields in entries]
+        return [event for event in decoded if (event.tenant_id, event.wallet_id) == (self.tenant_id, self.wallet_id)]
+
+    async def due_ms(self) -> int:
+        """When the sweep looks here next; 0 for never."""
+        score = await self.stage.client.zscore(self.keys[2], keys.wallet_member(self.tenant_id, self.wallet_id))
+        return int(score or 0)
+
+    async def at_rest(self) -> AtRest:
+        """Every byte of the wallet: a replay leaves them all as they were."""
+        async with self.stage.client.pipeline(transaction=False) as pipeline:
+            for key in self.keys:
+                pipeline.dump(key)
+            return dict(zip(self.keys, await pipeline.execute(), strict=True))
+
+
+# --- what must hold, always --------------------------------------------------------------------------------------
+
+
+async def assert_conserved(wallet: Wallet) -> None:
+    """DESIGN's invariants of one wallet, from what the store says and from the bytes it keeps."""
+    reading = await wallet.read()
+    recorded = await wallet.events()
+    _assert_events(wallet, reading, recorded)
+    holds = await _holds_at_rest(wallet)
+    _assert_balances(wallet, reading, recorded, holds)
+    await _assert_indexes(wallet, reading, holds)
+    _assert_settled_once(recorded, holds)
+
+
+@dataclass(frozen=True)
+class HoldAtRest:
+    """A hold as ``holds.lua`` packs it."""
+
+    state: HoldState
+    expire_ms: int
+    held: dict[str, int]
+    debited: dict[str, int]
+    pins: Counter[tuple[str, str]]
+    wallet_sequence: int
+
+
+async def _holds_at_rest(wallet: Wallet) -> dict[str, HoldAtRest]:
+    holds = {}
+    for hold_id, packed in (await wallet.stage.client.hgetall(wallet.keys[4])).items():
+        fields = msgspec.msgpack.decode(packed)
+        pins: Counter[tuple[str, str]] = Counter()
+        for asset, _, _, _, _, of_asset in fields[7]:
+            for grant_id, units in of_asset:
+                assert units > 0
+                pins[asset, grant_id] += units
+        holds[hold_id.decode()] = HoldAtRest(
+            state=HoldState(fields[0]),
+            expire_ms=fields[3],
+            held={amount[0]: amount[2] for amount in fields[7]},
+            debited={amount[0]: amount[3] for amount in fields[7]},
+            pins=pins,
+            wallet_sequence=fields[11],
+        )
+    return holds
+
+
+def _assert_events(wallet: Wallet, reading: WalletReading, recorded: list[events.Event]) -> None:
+    first = wallet.loaded_sequence + 1
+    assert [event.wallet_sequence for event in recorded] == list(range(first, first + len(recorded)))
+    assert reading.sequence == wallet.loaded_sequence + len(recorded)
+    changes = [event.change_number for event in recorded if event.change_number]
+    assert changes == sorted(set(changes))
+    commits = Counter(event.hold_id for event in recorded if event.kind is events.EventKind.COMMIT)
+    for event in recorded:
+        if event.kind is events.EventKind.COMMIT:
+            debited: Counter[str] = Counter()
+            for line in event.lines:
+                assert line.kind is events.LineKind.DEBIT
+                debited[line.asset] += line.units
+            assert debited == Counter({amount.asset: amount.debited for amount in event.amounts if amount.debited})
+    assert all(count == 1 for count in commits.values()), commits
+
+
+def _assert_balances(
+    wallet: Wallet, reading: WalletReading, recorded: list[events.Event], holds: dict[str, HoldAtRest]
+) -> None:
+    left: Counter[tuple[str, str]] = Counter()  # what the events leave of each grant
+    for asset, grant in wallet.loaded:
+        left[asset, grant.grant_id] += grant.free
+    for event in recorded:
+        for line in event.lines:
+            sign = 1 if line.kind is events.LineKind.GRANT else -1
+            left[line.asset, line.grant_id] += sign * line.units
+    live = {
+        (balance.asset, grant.grant_id): grant.free + grant.pinned
+        for balance in reading.balances
+        for grant in balance.grants
+    }
+    assert live == {grant: units for grant, units in left.items() if units}
+
+    is_open = [hold for hold in holds.values() if hold.state is HoldState.HELD]
+    pins = sum((hold.pins for hold in is_open), Counter[tuple[str, str]]())
+    for balance in reading.balances:
+        assert balance.available + balance.held == balance.settled + balance.overdraft_limit
+        assert balance.available == sum(g.free for g in balance.grants) - balance.debt + balance.overdraft_limit
+        assert balance.held == sum(grant.pinned for grant in balance.grants)
+        assert balance.held == sum(hold.held.get(balance.asset, 0) for hold in is_open)
+        for grant in balance.grants:
+            assert grant.free >= 0
+            assert grant.pinned == pins[balance.asset, grant.grant_id]
+
+
+async def _assert_indexes(wallet: Wallet, reading: WalletReading, holds: dict[str, HoldAtRest]) -> None:
+    client = wallet.stage.client
+    is_open = {hold_id.decode(): int(at) for hold_id, at in await client.zrange(wallet.keys[5], 0, -1, withscores=True)}
+    settled = {hold_id.decode(): int(at) for hold_id, at in await client.zrange(wallet.keys[6], 0, -1, withscores=True)}
+    assert is_open == {id_: hold.expire_ms for id_, hold in holds.items() if hold.state is HoldState.HELD}
+    assert settled.keys() == {id_ for id_, hold in holds.items() if hold.state is not HoldState.HELD}
+    assert reading.open_holds == len(is_open)
+    listed = await wallet.open_holds()
+    assert [hold.hold_id for hold in listed] == sorted(is_open, key=lambda id_: (is_open[id_], id_.encode()))
+    for hold in listed:
+        assert {amount.asset: amount.held for amount in hold.amounts} == holds[hold.hold_id].held
+    soonest = min([*is_open.values(), *settled.values()], default=None)
+    if soonest is not None:
+        assert 0 < await wallet.due_ms() <= soonest
+
+
+def _assert_settled_once(recorded: list[events.Event], holds: dict[str, HoldAtRest]) -> None:
+    commits = {event.hold_id: event for event in recorded if event.kind is events.EventKind.COMMIT}
+    for hold_id, hold in holds.items():
+        assert hold.pins == {} or hold.state is HoldState.HELD
+        assert not any(hold.held.values()) or hold.state is HoldState.HELD
+        if hold.state is HoldState.COMMITTED:
+            assert commits[hold_id].wallet_sequence == hold.wallet_sequence
+            assert {amount.asset: amount.debited for amount in commits[hold_id].amounts} == hold.debited
+        else:
+            assert not any(hold.debited.values())

@@ -1,0 +1,411 @@
+"""Both clients against a real gRPC server of canned answers: requests, answers, errors, retries, deadlines, pages."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+import drawdown
+from drawdown.v1 import (
+    asset_service_pb2,
+    authorization_service_pb2,
+    balance_service_pb2,
+    grant_service_pb2,
+    ledger_service_pb2,
+    types_pb2,
+    wallet_service_pb2,
+)
+from fake_drawdown import Failure, FakeDrawdown, approved, committed, denied, released
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from google.protobuf.message import Message
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeDrawdown]:
+    with FakeDrawdown() as server:
+        yield server
+
+
+@pytest.fixture(params=["async", "sync"])
+def call(request: pytest.FixtureRequest, fake: FakeDrawdown) -> Caller:
+    return Caller(request.param, fake.target)
+
+
+# --- requests and answers ---
+
+
+async def test_authorize_says_everything_and_reads_everything(fake: FakeDrawdown, call: Caller) -> None:
+    fake.answer("Authorize", approved({"USD": 500_000, "MODEL_TOKENS": 1_000}))
+    answer = await call(
+        "authorize",
+        wallet_id="demo",
+        hold_id="req_1",
+        amounts=[drawdown.Amount("USD", 500_000, min_units=5), drawdown.Amount("MODEL_TOKENS", 1_000)],
+        ttl_s=1.5,
+        subjects=["key:sk_1"],
+        alternatives=[{"IMAGE_CREDIT": 1}],
+        overage_policy=drawdown.OveragePolicy.CHARGE_FULL,
+        expiry_action=drawdown.ExpiryAction.COMMIT_FULL,
+        labels={"team": "search"},
+    )
+    assert answer
+    assert answer.approved
+    assert answer.denial is None
+    assert answer.hold.state is drawdown.HoldState.HELD
+    assert answer.hold.amounts["USD"].held_units == 500_000
+    assert list(answer.hold.amounts) == ["USD", "MODEL_TOKENS"]
+    assert answer.hold.create_time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert answer.hold.settle_time is None
+    assert answer.balances["USD"].available_units == 12_000_000
+    [arrived] = fake.calls("Authorize")
+    assert arrived.metadata["authorization"] == "Bearer x"
+    expected = authorization_service_pb2.AuthorizeRequest(
+        wallet_id="demo",
+        hold_id="req_1",
+        amounts=[
+            types_pb2.Amount(asset="USD", units=500_000, min_units=5),
+            types_pb2.Amount(asset="MODEL_TOKENS", units=1_000),
+        ],
+        subjects=["key:sk_1"],
+        overage_policy="OVERAGE_POLICY_CHARGE_FULL",
+        expiry_action="EXPIRY_ACTION_COMMIT_FULL",
+        labels={"team": "search"},
+    )
+    expected.ttl.FromMilliseconds(1_500)
+    expected.alternatives.add().amounts.add(asset="IMAGE_CREDIT", units=1)
+    assert arrived.request == expected
+
+
+async def test_a_hold_id_is_made_up_when_none_is_given(fake: FakeDrawdown, call: Caller) -> None:
+    fake.answer("Authorize", denied())
+    first = await call("authorize", wallet_id="demo", amounts={"USD": 100})
+    second = await call("authorize", wallet_id="demo", amounts={"USD": 100})
+    sent = [arrived.request.hold_id for arrived in fake.calls("Authorize")]
+    assert sent == [first.hold_id, second.hold_id]
+    assert len(set(sent)) == 2
+
+
+async def test_a_denial_is_an_answer(fake: FakeDrawdown, call: Caller) -> None:
+    fake.answer("Authorize", denied("WALLET_FROZEN", asset=""))
+    answer = await call("authorize", wallet_id="demo", amounts={"USD": 100})
+    assert not answer
+    assert answer.hold is None
+    assert answer.denial.reason is drawdown.DenialReason.WALLET_FROZEN
+    assert answer.denial.cap is None
+    assert answer.denial.retry_time is None
+
+
+async def test_commit_and_release(fake: FakeDrawdown, call: Caller) -> None:
+    fake.answer("Commit", committed({"USD": 500}, {"USD": 200}))
+    fake.answer("Release", released())
+    result = await call("commit", wallet_id="demo", hold_id="req_1", amounts={"USD": 200}, hold_token=b"token")
+    assert (result.debited, result.released, result.uncollected) == ({"USD": 200}, {"USD": 300}, {})
+    assert result.hold.state is drawdown.HoldState.COMMITTED
+    assert result.wallet_sequence == 5
+    assert not fake.calls("Commit")[0].request.HasField("final")  # unset means true
+    await call("commit", wallet_id="demo", hold_id="req_1", amounts={"USD": 200}, final=False)
+    assert fake.calls("Commit")[1].request.HasField("final")
+    assert not fake.calls("Commit")[1].request.final
+    answer = await call("release", wallet_id="demo", hold_id="req_1", reason="cancelled")
+    assert answer.hold.state is drawdown.HoldState.RELEASED
+    assert fake.calls("Release")[0].request.reason == "cancelled"
+
+
+async def test_grants_carry_times_in_utc(fake: FakeDrawdown, call: Caller) -> None:
+    fake.answer(
+        "CreateGrant",
+        lambda request: grant_service_pb2.CreateGrantResponse(
+            grant=types_pb2.Grant(
+                grant_id=request.grant_id,
+                units=request.units,
+                source=request.source,
+                priority=request.priority,
+                expire_time=request.expire_time,
+            ),
+            balance=types_pb2.Balance(asset="USD", settled_units=-5),
+            replayed=True,
+        ),
+    )
+    expiry = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    result = await call(
+        "create_grant",
+        wallet_id="demo",
+        grant_id="invoice_7",
+        asset="USD",
+        units=5,
+        source=drawdown.GrantSource.TOP_UP,
+        priority=0,
+        expire_time=expiry,
+    )
+    assert fake.calls("CreateGrant")[0].request.HasField("priority")
+    assert not fake.calls("CreateGrant")[0].request.HasField("effective_time")
+    assert result.grant.source is drawdown.GrantSource.TOP_UP
+    assert result.grant.expire_time == expiry
+    assert result.grant.expire_time.tzinfo is UTC
+    assert result.balance.settled_units == -5
+    assert result.replayed
+
+
+ONE_CALL = [
+    ("create_asset", {"asset": "USD", "scale": 6}, asset_service_pb2.CreateAssetResponse(), "Asset"),
+    ("get_asset", {"asset": "USD"}, asset_service_pb2.GetAssetResponse(), "Asset"),
+    ("create_wallet", {"wallet_id": "a", "labels": {"k": "v"}}, wallet_service_pb2.CreateWalletResponse(), "Wallet"),
+    ("get_wallet", {"wallet_id": "a"}, wallet_service_pb2.GetWalletResponse(), "Wallet"),
+    ("freeze_wallet", {"wallet_id": "a", "reason": "r"}, wallet_service_pb2.FreezeWalletResponse(), "Wallet"),
+    ("unfreeze_wallet", {"wallet_id": "a"}, wallet_service_pb2.UnfreezeWalletResponse(), "Wallet"),
+    ("get_grant", {"wallet_id": "a", "grant_id": "g"}, grant_service_pb2.GetGrantResponse(), "Grant"),
+    ("get_hold", {"wallet_id": "a", "hold_id": "h"}, authorization_service_pb2.GetHoldResponse(), "Hold"),
+    (
+        "get_balance",
+        {"wallet_id": "a", "assets": ["USD"], "include_grants": True},
+        balance_service_pb2.GetBalanceResponse(balances=[types_pb2.Balance(grants=[types_pb2.GrantBalance()])]),
+        "WalletBalance",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "response", "kind"), ONE_CALL, ids=[row[0] for row in ONE_CALL])
+async def test_arguments_are_the_fields_of_the_request(
+    fake: FakeDrawdown, call: Caller, method: str, arguments: dict[str, object], response: Message, kind: str
+) -> None:
+    rpc = "".join(word.capitalize() for word in method.split("_"))
+    fake.answer(rpc, response)
+    assert type(await call(method, **arguments)).__name__ == kind
+    [arrived] = fake.calls(rpc)
+    for name, value in arguments.items():
+        sent = getattr(arrived.request, name)
+        assert (list(sent) if isinstance(value, list) else sent) == value
+
+
+# --- values that cannot be sent ---
+
+
+@pytest.mark.parametrize("units", [0.5, True, "1", None])
+async def test_units_that_are_no_int_are_a_type_error(fake: FakeDrawdown, call: Caller, units: object) -> None:
+    with pytest.raises(TypeError, match=r"amounts\[0\]\.units is an int"):
+        await call("authorize", wallet_id="demo", amounts={"USD": units})
+    assert not fake.calls("Authorize")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"amounts": {"USD": 2**53}}, "amounts[0].units"),
+        ({"amounts": {"USD": 2**70}}, "amounts[0].units"),
+        ({"amounts": {"USD": 1}, "ttl_s": float("nan")}, ""),
+        ({"amounts": {"USD": 1}, "ttl_s": float("inf")}, ""),
+        ({"amounts": {"\ud800": 1}}, ""),
+    ],
+)
+async def test_what_a_message_cannot_carry_is_an_invalid_request(
+    fake: FakeDrawdown, call: Caller, arguments: dict[str, object], field: str
+) -> None:
+    with pytest.raises(drawdown.InvalidRequestError) as caught:
+        await call("authorize", wallet_id="demo", **arguments)
+    assert [violation.field for violation in caught.value.violations] == [field]
+    assert caught.value.reason == drawdown.ErrorReason.INVALID_FIELD
+    assert not fake.calls("Authorize")
+
+
+async def test_a_time_without_a_zone_is_refused(call: Caller) -> None:
+    with pytest.raises(drawdown.InvalidRequestError, match="time zone"):
+        await call(
+            "create_grant",
+            wallet_id="a",
+            grant_id="g",
+            asset="USD",
+            units=1,
+            source=drawdown.GrantSource.PURCHASE,
+            expire_time=datetime(2026, 1, 1),  # noqa: DTZ001 - that is the point
+        )
+
+
+async def test_one_text_is_no_list_of_texts(call: Caller) -> None:
+    with pytest.raises(TypeError, match="not one text"):
+        await call("authorize", wallet_id="demo", amounts={"USD": 1}, subjects="key:sk_1")
+
+
+# --- pages ---
+
+FIRST, SECOND = "t1", "t2"
+"""Page tokens."""
+
+
+async def test_one_page(fake: FakeDrawdown, call: Caller) -> None:
+    fake.answer(
+        "ListEntries",
+        ledger_service_pb2.ListEntriesResponse(
+            entries=[types_pb2.Entry(kind="ENTRY_KIND_DEBIT", units=3, subjects=["key:a"])], next_page_token=SECOND
+        ),
+    )
+    page = await call(
+        "list_entries", wallet_id="demo", asset="USD", hold_id="h", page_size=1, page_token=FIRST, timeout_s=20
+    )
+    assert page.next_page_token == SECOND
+    assert page.items[0].kind is drawdown.EntryKind.DEBIT
+    assert page.items[0].subjects == ("key:a",)
+    request = fake.calls("ListEntries")[0].request
+    assert (request.asset, request.hold_id, request.page_size, request.page_token) == ("USD", "h", 1, FIRST)
+
+
+LISTS = [
+    ("iter_assets", {}, "ListAssets", asset_service_pb2.ListAssetsResponse, "assets", "asset"),
+    ("iter_wallets", {}, "ListWallets", wallet_service_pb2.ListWalletsResponse, "wallets", "wallet_id"),
+    ("iter_grants", {"wallet_id": "a"}, "ListGrants", grant_service_pb2.ListGrantsResponse, "grants", "grant_id"),
+    ("iter_holds", {"wallet_id": "a"}, "ListHolds", authorization_service_pb2.ListHoldsResponse, "holds", "hold_id"),
+    ("iter_entries", {"wallet_id": "a"}, "ListEntries", ledger_service_pb2.ListEntriesResponse, "entries", "hold_id"),
+]
+
+
+@pytest.mark.parametrize(("method", "arguments", "rpc", "kind", "field", "key"), LISTS, ids=[row[0] for row in LISTS])
+async def test_iterators_go_through_all_pages(
+    fake: FakeDrawdown,
+    call: Caller,
+    method: str,
+    arguments: dict[str, object],
+    rpc: str,
+    kind: Any,  # noqa: ANN401
+    field: str,
+    key: str,
+) -> None:
+    pages = {"": (["a", "b"], FIRST), FIRST: ([], SECOND), SECOND: (["c"], "")}  # an empty page is not the end
+
+    def answer(request: Any) -> Message:  # noqa: ANN401
+        items, token = pages[request.page_token]
+        response: Message = kind(**{field: [{key: item} for item in items]}, next_page_token=token)
+        return response
+
+    fake.answer(rpc, answer)
+    items = await call(method, **arguments, page_size=2)
+    assert [getattr(item, key) for item in items] == ["a", "b", "c"]
+    assert [arrived.request.page_size for arrived in fake.calls(rpc)] == [2, 2, 2]
+
+
+async def test_a_server_that_goes_in_a_circle_does_not_take_us_along(fake: FakeDrawdown, call: Caller) -> None:
+    fake.answer("ListAssets", asset_service_pb2.ListAssetsResponse(next_page_token=FIRST))
+    with pytest.raises(drawdown.InternalError, match="same page twice"):
+        await call("iter_assets")
+
+
+# --- lifecycle ---
+
+UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_client_can_be_closed_twice_and_not_used_after(fake: FakeDrawdown) -> None:
+    client = drawdown.AsyncClient(fake.target)
+    fake.answer("GetWallet", wallet_service_pb2.GetWalletResponse())
+    await client.get_wallet(wallet_id="demo")  # opens by itself
+    await client.close()
+    await client.close()
+    assert repr(client) == f"<drawdown.AsyncClient {fake.target} closed>"
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        await client.get_wallet(wallet_id="demo")
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        async with client:
+            pass
+
+
+def test_a_sync_client_can_be_closed_twice_and_not_used_after(fake: FakeDrawdown) -> None:
+    client = drawdown.Client(fake.target)
+    fake.answer("GetWallet", wallet_service_pb2.GetWalletResponse())
+    client.get_wallet(wallet_id="demo")
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        client.get_wallet(wallet_id="demo")
+    with pytest.raises(RuntimeError, match="this client is closed"), client:
+        pass
+
+
+async def test_closing_under_a_call_is_no_cancellation_of_the_caller(fake: FakeDrawdown) -> None:
+    stuck = threading.Event()
+    fake.answer("GetWallet", lambda _: wallet_service_pb2.GetWalletResponse() if stuck.wait(20) else UNAVAILABLE)
+    client = drawdown.AsyncClient(fake.target, timeout_s=20)
+    call = asyncio.create_task(client.get_wallet(wallet_id="demo"))
+    try:
+        await asyncio.to_thread(fake.wait_for, "GetWallet")
+        await client.close()
+        with pytest.raises(RuntimeError, match="closed while this call was in flight"):
+            await call
+    finally:
+        stuck.set()
+
+
+def test_closing_under_a_sync_call_says_so(fake: FakeDrawdown) -> None:
+    stuck = threading.Event()
+    fake.answer("GetWallet", lambda _: wallet_service_pb2.GetWalletResponse() if stuck.wait(20) else UNAVAILABLE)
+    client = drawdown.Client(fake.target, timeout_s=20)
+    errors: list[BaseException] = []
+
+    def get() -> None:
+        try:
+            client.get_wallet(wallet_id="demo")
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=get)
+    thread.start()
+    try:
+        fake.wait_for("GetWallet")
+        client.close()
+        thread.join(20)
+    finally:
+        stuck.set()
+    assert "closed while this call was in flight" in str(errors[0])
+
+
+async def test_a_cancelled_call_stays_cancelled(fake: FakeDrawdown) -> None:
+    stuck = threading.Event()
+    fake.answer("GetWallet", lambda _: wallet_service_pb2.GetWalletResponse() if stuck.wait(20) else UNAVAILABLE)
+    async with drawdown.AsyncClient(fake.target, timeout_s=20) as client:
+        call = asyncio.create_task(client.get_wallet(wallet_id="demo"))
+        try:
+            await asyncio.to_thread(fake.wait_for, "GetWallet")
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        finally:
+            stuck.set()
+
+
+def test_a_client_made_without_an_event_loop_opens_in_the_one_that_uses_it(fake: FakeDrawdown) -> None:
+    fake.answer("GetWallet", wallet_service_pb2.GetWalletResponse())
+    client = drawdown.AsyncClient(fake.target)
+
+    async def use() -> None:
+        async with client:
+            await client.get_wallet(wallet_id="demo")
+
+    asyncio.run(use())
+
+
+async def test_credentials_mean_tls(fake: FakeDrawdown) -> None:
+    credentials = grpc.ssl_channel_credentials()  # the fake speaks plaintext, so a handshake must fail
+    async with drawdown.AsyncClient(fake.target, credentials=credentials) as client:
+        with pytest.raises(drawdown.UnavailableError):
+            await client.get_wallet(wallet_id="demo")
+
+    def synchronous() -> None:
+        with (
+            drawdown.Client(fake.target, credentials=credentials) as client,
+            pytest.raises(drawdown.UnavailableError),
+        ):
+            client.get_wallet(wallet_id="demo")
+
+    await asyncio.to_thread(synchronous)
+    assert not fake.calls("GetWallet")
+
+
+def test_settings_with_a_token_do_not_show_it() -> None:
+    client = drawdown.Client(metadata=[("authorization", "Bearer secret")])
+    assert "secret" not in repr(client)
+    assert "secret" not in repr(client._settings)
