@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests, in e
 
 import stores
 
+pytest_plugins = ["integration.server"]
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 

@@ -179,7 +179,8 @@ class Live:
 
     async def emit_raw(self, partition: int, raw: bytes) -> str:
         """Add anything to an outbox."""
-        stream_id: bytes = await self.redis.xadd(outbox(partition, self.epoch), {b"e": raw})
+        stream_id = await self.redis.xadd(outbox(partition, self.epoch), {b"e": raw})
+        assert isinstance(stream_id, bytes)
         return stream_id.decode()
 
     async def read(self, tenant_id: str, wallet_id: str) -> WalletReading | None:

@@ -95,6 +95,27 @@ def dev(
     _run(run_dev(data_dir, ports, fresh=fresh))
 
 
+@commands.command()
+def demo(
+    trace: Annotated[Path | None, typer.Option(help="CSV file: TIMESTAMP,ContextTokens,GeneratedTokens.")] = None,
+    wallets: Annotated[int, typer.Option(min=1, max=10_000, help="Customers; one in four is too poor.")] = 200,
+    concurrency: Annotated[int, typer.Option(min=1, max=1_000, help="Requests in flight.")] = 64,
+    seed: Annotated[int, typer.Option(help="Decides who asks for what, and who is poor.")] = 1,
+    requests: Annotated[int | None, typer.Option(min=1, help="Only the first so many of the trace.")] = None,
+) -> None:
+    """Replay LLM requests as a gateway would, on an embedded stack of its own, and check the books.
+
+    The last line on stdout is "demo: {json}"; the exit status is 1 when a single unit is not accounted for.
+    """
+    from drawdown_server.dev.demo import DemoOptions, run_demo  # noqa: PLC0415  # needs the extra [embedded]
+    from drawdown_server.dev.trace import DEFAULT_TRACE  # noqa: PLC0415
+
+    options = DemoOptions(
+        trace=trace or DEFAULT_TRACE, wallets=wallets, concurrency=concurrency, seed=seed, requests=requests
+    )
+    _run(run_demo(options))
+
+
 def _config(context: typer.Context) -> Config:
     """The settings from the environment and from flags."""
     try:

@@ -11,8 +11,10 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from drawdown_server.holds.keys import PARTITIONS_DEFAULT, PARTITIONS_MAX
-
+PARTITIONS_DEFAULT: Final = 64
+"""Enough to spread over the primaries of a large cluster, few enough that each outbox is worth a read."""
+PARTITIONS_MAX: Final = 1024
+"""Each costs one stream read per flusher cycle and one look per sweep."""
 MASK: Final = "***"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from contract.wallets import PARTITIONS, Stage, assert_conserved
 
+from contract.wallets import PARTITIONS, Stage, assert_conserved
 from drawdown_server.holds import keys
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library

@@ -4,11 +4,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
 
 from drawdown_server.holds.keys import meta, outbox, partition_of
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.recovery import LedgerBehindError, open_partitions
+from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,8 +52,9 @@ async def epochs(redis: Redis) -> list[int]:
     return await streams.read_epochs(redis, range(PARTITIONS))
 
 
-async def back_to(redis: Redis, key: str, dump: bytes) -> None:
+async def back_to(redis: Redis, key: str, dump: bytes | None) -> None:
     """A backup of one key, restored."""
+    assert dump is not None
     await redis.restore(key, 0, dump, replace=True)
 
 
@@ -77,6 +78,7 @@ async def test_a_restart_of_valkey_keeps_everything(
     await live.commit("w", USD=1)
     await asyncio.to_thread(valkey_server.stop)
     await asyncio.to_thread(valkey_server.start)
+    await redis.connection_pool.disconnect()
     assert await open_partitions(redis, store, PARTITIONS) == FRESH
 
 
@@ -173,7 +175,7 @@ async def test_a_postgres_that_is_older_than_what_was_trimmed_is_refused(
 
 @pytest.mark.usefixtures("live")
 async def test_a_postgres_of_an_older_epoch_is_refused(store: LedgerStore, redis: Redis) -> None:
-    await redis.hset(meta(PARTITION), "epoch", "3")  # type: ignore[misc]
+    await redis.hset(meta(PARTITION), "epoch", "3")
     with pytest.raises(LedgerBehindError, match="Valkey is in epoch 3, Postgres in epoch 1"):
         await open_partitions(redis, store, PARTITIONS)
 

@@ -4,7 +4,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from ledgers import PARTITIONS, TENANT, Live, create_grant, make_flusher, open_redis, open_store
 
 from drawdown_server.config import Config
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
@@ -13,6 +12,7 @@ from drawdown_server.ledger import grants
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.partitions import PartitionCountError
 from drawdown_server.ledger.rows import ChangeKind
+from ledgers import PARTITIONS, TENANT, Live, create_grant, make_flusher, open_redis, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

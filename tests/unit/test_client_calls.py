@@ -20,7 +20,7 @@ from drawdown.v1 import (
     types_pb2,
     wallet_service_pb2,
 )
-from fake_drawdown import Failure, FakeDrawdown, approved, committed, denied, released
+from fake_drawdown import Caller, Failure, FakeDrawdown, approved, committed, denied, released
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from ledgers import TENANT, change_event, commit_event
 
 from drawdown_server.ledger.events import Event, EventKind, Line, LineKind, encode
 from drawdown_server.ledger.posting import KnownGrant, LockedWallet, OutboxEvent, Posting, plan, read_event
+from ledgers import TENANT, change_event, commit_event
 
 KEY = (TENANT, "w")
 WALLET = LockedWallet(partition=0, change_number=3, applied_change_number=1, sequence=5)

@@ -7,14 +7,7 @@ replaced can never be reached again by an old server. ``|`` separates the parts 
 
 from __future__ import annotations
 
-from typing import Final
 from zlib import crc32
-
-PARTITIONS_DEFAULT: Final = 64
-"""Default number of partitions. Fixed for the life of an installation: it decides where a wallet lives."""
-
-PARTITIONS_MAX: Final = 1024
-"""Most partitions: each costs one stream read per flusher cycle and one sweep per second."""
 
 
 def partition_of(tenant_id: str, wallet_id: str, partitions: int) -> int:

@@ -149,6 +149,7 @@ class Flusher:
             events = await self._read(block_ms)
             for start in range(0, len(events), self._batch_max):
                 await self._record(events[start : start + self._batch_max])
+            self._oldest_ms = 0
             if events:
                 await self._trim({event.partition for event in events})
         except BaseException:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 from asyncpg import exceptions as pg
 
+from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.database import CONNECT_TIMEOUT_S, translated
 from drawdown_server.ledger.queries import QUERIES
 
@@ -36,7 +37,7 @@ STATEMENT_TIMEOUT_S: Final = 600.0
 """Longest time for one migration; a large table may need minutes for an index."""
 
 
-class MigrationError(Exception):
+class MigrationError(ConfigurationError):
     """The database and this code do not fit together; the message says what to do."""
 
 
@@ -85,7 +86,7 @@ async def migrate(postgres_url: str, migrations: Sequence[Migration] | None = No
         StoreUnavailableError: Postgres cannot be reached.
     """
     known = load() if migrations is None else list(migrations)
-    applied = []
+    applied: list[str] = []
     async with _connect(postgres_url) as connection:
         await _create_table(connection)
         for _ in range(ATTEMPTS_MAX):

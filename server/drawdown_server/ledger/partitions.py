@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.database import Connection, Database
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import LeaseRow, PartitionRow
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from drawdown_server.ledger.rows import DeadLetterRow
 
 
-class PartitionCountError(Exception):
+class PartitionCountError(ConfigurationError):
     """This server is configured with another number of partitions than the installation has."""
 
 

@@ -5,9 +5,9 @@
 The positions move in the same transaction as the rows, so a batch is recorded once or not at all, however often it
 is read. The fence comes first: its row locks make a second flusher of the same partition wait, and then fail.
 
-Entries and settled holds go in by COPY, which takes arrays in arrays and was measured faster than unnest
-(tests/bench/flush_rate.py); the updates join unnested arrays of deltas that ``plan`` added up beforehand, so a row is
-touched once per batch however many events it has.
+Entries and settled holds go in by COPY: it takes arrays in arrays, and tests/bench/flush_rate.py measured 21,000
+events/s with it against 15,500 with INSERT ... SELECT FROM unnest. The updates join unnested arrays of deltas that
+``plan`` added up beforehand, so a row is touched once per batch however many events it has.
 """
 
 from __future__ import annotations

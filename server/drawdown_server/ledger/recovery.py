@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
+from drawdown_server.errors import ConfigurationError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.posting import dead_letter, read_event
@@ -53,7 +54,7 @@ _POSTGRES_IS_OLD: Final = (
 _log = structlog.get_logger(__name__)
 
 
-class LedgerBehindError(Exception):
+class LedgerBehindError(ConfigurationError):
     """Valkey has confirmed more than Postgres knows: Postgres was restored from a backup, or it is another one."""
 
 
@@ -85,12 +86,13 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
     """
     epochs = [0] * partitions
     left = set(range(partitions))
+    suspects: set[int] = set()
     for _ in range(ROUNDS_MAX):
         rows = [row for row in await store.read_partitions() if row.partition in left]
         findings = await _look(redis, rows)
         opened = []
         for row, finding in zip(rows, findings, strict=True):
-            epoch = await _open(redis, store, row, finding)
+            epoch = await _open(redis, store, row, finding, suspects)
             if epoch is not None:
                 epochs[row.partition] = epoch
                 left.discard(row.partition)
@@ -119,16 +121,23 @@ def same_history(row: PartitionRow, finding: Finding) -> bool | None:
 
 
 async def _look(redis: Redis, rows: Sequence[PartitionRow]) -> list[Finding]:
+    """What Valkey says, beside flushers and servers that go on: the order of the three reads matters.
+
+    An entry that is not at the position because a flusher trimmed it in this moment is then seen as trimmed by the
+    second read, and an epoch that another server began meanwhile by the third.
+    """
     outboxes = [keys.outbox(row.partition, row.epoch) for row in rows]
-    epochs = await streams.read_epochs(redis, [row.partition for row in rows])
-    infos = await streams.read_infos(redis, outboxes)
     present = await streams.has_entries(
         redis, [(outbox, row.position) for outbox, row in zip(outboxes, rows, strict=True)]
     )
+    infos = await streams.read_infos(redis, outboxes)
+    epochs = await streams.read_epochs(redis, [row.partition for row in rows])
     return [Finding(*finding) for finding in zip(epochs, infos, present, strict=True)]
 
 
-async def _open(redis: Redis, store: LedgerStore, row: PartitionRow, finding: Finding) -> int | None:
+async def _open(
+    redis: Redis, store: LedgerStore, row: PartitionRow, finding: Finding, suspects: set[int]
+) -> int | None:
     """The epoch to serve; None to look again."""
     if finding.epoch > row.epoch:
         await _check_newer_epoch(store, row, finding.epoch)
@@ -142,6 +151,9 @@ async def _open(redis: Redis, store: LedgerStore, row: PartitionRow, finding: Fi
         if row.opened or row.epoch > 1:
             _log.warning("epoch_set_again", partition=row.partition, epoch=row.epoch, found=finding.epoch)
         return await streams.raise_epoch(redis, row.partition, row.epoch)
+    if row.partition not in suspects:
+        suspects.add(row.partition)  # a rebuild drops every open hold: look twice before it
+        return None
     return await _begin_epoch(redis, store, row, finding)
 
 

@@ -123,8 +123,10 @@ FROM balances WHERE tenant_id = $1 AND wallet_id = $2
 ORDER BY asset
 
 -- settled_hold_get --
+-- The latest use of the id.
 SELECT tenant_id, wallet_id, hold_id, state, wallet_sequence, amounts, subjects, labels, late, create_time, settle_time
 FROM settled_holds WHERE tenant_id = $1 AND wallet_id = $2 AND hold_id = $3
+ORDER BY wallet_sequence DESC LIMIT 1
 
 -- entry_list --
 -- A hold's entries are found through the event that settled it: entries has no index by hold, every debit would pay.
@@ -133,7 +135,7 @@ SELECT tenant_id, wallet_id, wallet_sequence, line, kind, asset, units, debit_ac
 FROM entries
 WHERE tenant_id = $1 AND wallet_id = $2 AND (wallet_sequence, line) > ($5, $6)
     AND ($3::text = '' OR asset = $3)
-    AND ($4::text = '' OR wallet_sequence = (
+    AND ($4::text = '' OR wallet_sequence IN (
         SELECT s.wallet_sequence FROM settled_holds s WHERE s.tenant_id = $1 AND s.wallet_id = $2 AND s.hold_id = $4))
 ORDER BY wallet_sequence, line LIMIT $7
 

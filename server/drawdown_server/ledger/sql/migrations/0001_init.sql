@@ -146,7 +146,8 @@ COMMENT ON COLUMN entries.hold_id IS 'The hold whose Commit this was; empty = no
 COMMENT ON COLUMN entries.occurred_time IS 'When the live balance changed, by the clock of Valkey.';
 COMMENT ON COLUMN entries.stream_id IS 'Where it came from: the id in the outbox of this partition and epoch.';
 
--- Every hold that was ever committed, so that its id stays an idempotency key for ever.
+-- Every hold that was ever committed: what a Commit or Release that comes late is answered from. A caller may use a
+-- hold id again once Valkey has forgotten it; each use is a row of its own, because its debit is as real as the first.
 CREATE TABLE settled_holds (
     tenant_id text NOT NULL,
     wallet_id text NOT NULL,
@@ -159,7 +160,7 @@ CREATE TABLE settled_holds (
     late boolean NOT NULL,
     create_time timestamptz NOT NULL,
     settle_time timestamptz NOT NULL,
-    PRIMARY KEY (tenant_id, wallet_id, hold_id)
+    PRIMARY KEY (tenant_id, wallet_id, hold_id, wallet_sequence)
 );
 COMMENT ON COLUMN settled_holds.amounts IS 'Array of {asset, authorized, debited, uncollected}, in units.';
 COMMENT ON COLUMN settled_holds.late IS 'Committed after the hold had expired.';

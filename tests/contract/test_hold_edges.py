@@ -1,0 +1,259 @@
+"""Largest numbers, hostile texts, paging, and the library that is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
+from drawdown_server.holds import keys
+from drawdown_server.holds.library import build_library, load_library, read_sources
+from drawdown_server.holds.messages import AmountRequest, AuthorizeRequest, ListHoldsRequest
+from drawdown_server.holds.model import UNITS_MAX, ExpiryAction, HoldState, OveragePolicy
+from drawdown_server.holds.store import HoldStore
+
+if TYPE_CHECKING:
+    from contract.wallets import Stage, Wallet
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units", [UNITS_MAX, UNITS_MAX - 1, 2**52 + 1, 2**32, 2**31 - 1, 1])
+async def test_every_unit_survives_the_round_trip(stage: Stage, units: int) -> None:
+    wallet = await stage.wallet(USD=UNITS_MAX)
+    hold = await wallet.hold("h1", USD=units)
+    assert (hold.amounts[0].authorized, hold.amounts[0].held) == (units, units)
+    assert await wallet.available("USD") == UNITS_MAX - units
+    reply = await wallet.commit("h1", USD=units)
+    assert reply.hold is not None
+    assert reply.hold.amounts[0].debited == units
+    event = (await wallet.events())[-1]
+    assert [line.units for line in event.lines] == [units]
+    assert (event.amounts[0].authorized, event.amounts[0].debited) == (units, units)
+    balance = await wallet.balance("USD")
+    assert (balance.settled, balance.available) == (UNITS_MAX - units, UNITS_MAX - units)
+
+
+async def test_all_but_one_unit_and_then_the_last(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=UNITS_MAX)
+    await wallet.hold("h1", USD=UNITS_MAX - 1)
+    assert (await wallet.authorize("h2", USD=2)).available == 1
+    await wallet.commit("h1", USD=UNITS_MAX - 2)
+    assert await wallet.available("USD") == 2
+
+
+@pytest.mark.parametrize("units", [2**53, 2**53 + 1, 2**60, 2**63, 2**64 - 1, -1, -(2**53)])
+async def test_an_authorize_out_of_range_fails_and_changes_nothing(stage: Stage, units: int) -> None:
+    wallet = await stage.wallet(TOKENS=10, USD=UNITS_MAX)
+    await wallet.hold("h1", USD=5)
+    at_rest = await wallet.at_rest()
+    with pytest.raises(DrawdownError) as failed:
+        await wallet.authorize("h2", TOKENS=1, USD=units)
+    assert failed.value.reason is ErrorReason.INTERNAL
+    assert failed.value.message == "internal error"
+    assert await wallet.at_rest() == at_rest
+
+
+@pytest.mark.parametrize("units", [2**53, 2**53 + 1, 2**60, 2**64 - 1])
+async def test_a_commit_out_of_range_fails_and_changes_nothing(stage: Stage, units: int) -> None:
+    wallet = await stage.wallet(USD=UNITS_MAX)
+    await wallet.hold("h1", USD=UNITS_MAX)
+    at_rest = await wallet.at_rest()
+    with pytest.raises(DrawdownError) as failed:
+        await wallet.commit("h1", USD=units)
+    assert failed.value.reason is ErrorReason.INTERNAL
+    assert await wallet.at_rest() == at_rest
+
+
+@pytest.mark.parametrize("units", [2**53, 2**60])
+async def test_a_grant_out_of_range_fails_and_changes_nothing(stage: Stage, units: int) -> None:
+    wallet = await stage.wallet(USD=1)
+    at_rest = await wallet.at_rest()
+    for amount in (units, UNITS_MAX):  # the second is fine alone, but not together with the one unit
+        with pytest.raises(DrawdownError):
+            await wallet.grant("USD", amount)
+    assert await wallet.at_rest() == at_rest
+
+
+async def test_an_asset_named_twice_cannot_hold_more_than_there_is(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=10)
+    at_rest = await wallet.at_rest()
+    request = AuthorizeRequest(
+        **wallet.ids,
+        hold_id="h1",
+        fingerprint="",
+        amounts=[AmountRequest("USD", 6), AmountRequest("USD", 6)],
+        ttl_ms=60_000,
+        subjects=[],
+        overage_policy=OveragePolicy.REJECT,
+        expiry_action=ExpiryAction.RELEASE,
+        labels="",
+        open_holds_max=10,
+        tombstone_ms=60_000,
+    )
+    with pytest.raises(DrawdownError) as failed:
+        await stage.store.authorize(request)
+    assert failed.value.reason is ErrorReason.INTERNAL
+    assert await wallet.at_rest() == at_rest
+
+
+# --- texts -------------------------------------------------------------------------------------------------------
+
+ID_CHARACTERS: Final = string.ascii_letters + string.digits + "._:@/-"
+HOSTILE_IDS: Final = [
+    ID_CHARACTERS,
+    "a" * 128,
+    "-inf",
+    "0",
+    "1e308",
+    "nan",
+    "head",
+    "..",
+    "//:@",
+    "dd00",
+    "-",
+]
+HOSTILE_LABELS: Final = [
+    {"größe": "☃ 𝄞 \U0010ffff", "empty": ""},
+    {"nul": "\0", "quote": '"', "slash": "\\", "newline": "\r\n", "sentence": "'); redis.call('FLUSHALL') --"},
+    {"k" * 63: "v" * 255, "v": "é" * 255},
+    {str(number): "x" * 32 for number in range(32)},
+]
+
+
+@pytest.mark.parametrize("hold_id", HOSTILE_IDS)
+async def test_hostile_ids_survive_the_round_trip(stage: Stage, hold_id: str) -> None:
+    wallet = await stage.wallet(hold_id, USD=10)
+    await wallet.grant("TOKENS", 7, hold_id)
+    other = await stage.wallet(hold_id + ".", USD=10)
+    hold = await wallet.hold(hold_id, USD=4, TOKENS=7)
+    assert hold.hold_id == hold_id
+    assert [found.hold_id for found in await wallet.open_holds()] == [hold_id]
+    assert await other.open_holds() == []
+    assert await wallet.grants("TOKENS") == {hold_id: (0, 7)}
+    await wallet.commit(hold_id, USD=4, TOKENS=7)
+    event = (await wallet.events())[-1]
+    assert (event.wallet_id, event.hold_id) == (hold_id, hold_id)
+    assert event.lines[-1].grant_id == hold_id
+    assert (await wallet.read_hold(hold_id)).state is HoldState.COMMITTED
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE_LABELS)))
+async def test_hostile_labels_and_subjects_survive_the_round_trip(stage: Stage, number: int) -> None:
+    wallet = await stage.wallet(USD=10)
+    labels = json.dumps(HOSTILE_LABELS[number], ensure_ascii=False)
+    subjects = [f"key:{value}" for value in HOSTILE_LABELS[number].values()]
+    await wallet.authorize("h1", labels=labels, subjects=subjects, USD=4)
+    assert ((await wallet.read_hold("h1")).labels, (await wallet.read_hold("h1")).subjects) == (labels, subjects)
+    await wallet.commit("h1", USD=4)
+    event = (await wallet.events())[-1]
+    assert json.loads(event.labels) == HOSTILE_LABELS[number]
+    assert event.subjects == subjects
+
+
+async def test_the_longest_asset_code_and_many_assets(stage: Stage) -> None:
+    units = {f"A{number:02d}".ljust(32, "_"): 1 + number for number in range(32)}
+    wallet = await stage.wallet(**units)
+    hold = await wallet.hold("h1", **units)
+    assert {amount.asset: amount.held for amount in hold.amounts} == units
+    reply = await wallet.commit("h1", **units)
+    assert [(b.asset, b.settled) for b in reply.balances] == [(asset, 0) for asset in units]
+    assert [balance.asset for balance in (await wallet.read()).balances] == list(units)
+
+
+# --- paging ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [1, 2, 7, 300])
+async def test_open_holds_are_listed_by_expiry_without_gap_or_repeat(stage: Stage, page: int) -> None:
+    wallet = await stage.wallet(USD=1000)
+    for number in range(20):
+        await wallet.hold(f"h{number}", ttl_ms=60_000 + 7_919 * number % 20_000, USD=1)
+    await wallet.release("h3")
+    holds = await wallet.open_holds(page)
+    assert len({hold.hold_id for hold in holds}) == len(holds) == 19
+    assert holds == sorted(holds, key=lambda hold: (hold.expire_ms, hold.hold_id))
+
+
+async def test_many_holds_of_the_same_millisecond_are_paged(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=1000)
+    for number in range(300):  # more than the script reads at a time
+        await wallet.hold(f"h{number}", USD=1)
+    holds = {hold.hold_id: 60_000_000_000_000 for hold in await wallet.open_holds()}
+    await stage.client.zadd(wallet.keys[5], holds)  # as if all of them expired at once
+    listed, after_id = list[str](), ""
+    while found := await list_after(wallet, 60_000_000_000_000, after_id, 70):
+        listed += found
+        after_id = found[-1]
+    assert listed == sorted(holds)
+    stage.wallets.remove(wallet)  # its expiry times are not the books' any more
+
+
+async def list_after(wallet: Wallet, after_ms: int, after_id: str, limit: int) -> list[str]:
+    request = ListHoldsRequest(**wallet.ids, after_ms=after_ms, after_id=after_id, limit=limit)
+    return [hold.hold_id for hold in await wallet.store.list_holds(request)]
+
+
+# --- the library -------------------------------------------------------------------------------------------------
+
+
+async def test_two_versions_of_the_library_serve_the_same_wallet(stage: Stage) -> None:
+    sources = read_sources()
+    next_library = build_library({**sources, "read.lua": sources["read.lua"] + "\n-- a later version\n"})
+    assert next_library.name != stage.library.name
+    await load_library(stage.client, next_library)
+    await load_library(stage.client, next_library)  # it is there already, which is no error
+    await load_library(stage.client, stage.library)
+    newer = HoldStore(stage.connection, next_library, stage.epochs)
+
+    wallet = await stage.wallet(USD=10)
+    old_store, wallet.store = wallet.store, newer
+    await wallet.hold("h1", USD=4)
+    wallet.store = old_store
+    assert (await wallet.authorize("h1", USD=4)).replayed
+    await wallet.hold("h2", USD=6)
+    await wallet.commit("h1", USD=3)
+    wallet.store = newer
+    assert (await wallet.commit("h1", USD=3)).replayed
+    await wallet.release("h2")
+    assert await wallet.available("USD") == 7
+
+
+async def test_a_lost_library_is_loaded_again(stage: Stage) -> None:
+    wallet, reloads = await stage.wallet(USD=10), list[str]()
+
+    async def reload() -> None:
+        reloads.append("once more")
+        await load_library(stage.client, stage.library)
+
+    stage.store.on_missing_library(reload)
+    await wallet.hold("h1", USD=4)
+    await stage.client.function_flush("SYNC")
+    reply = await wallet.commit("h1", USD=4)
+    assert not reply.replayed
+    assert len(reloads) == 1
+    await stage.client.function_flush("SYNC")
+    assert await wallet.available("USD") == 6
+
+
+async def test_a_lost_library_that_nobody_loads_is_a_store_that_is_down(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=10)
+    await stage.client.function_flush("SYNC")
+    with pytest.raises(StoreUnavailableError):
+        await wallet.authorize("h1", USD=4)
+    await load_library(stage.client, stage.library)
+    await wallet.hold("h1", USD=4)
+
+
+async def test_only_the_declared_keys_exist_and_none_has_a_ttl(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=10)
+    await wallet.hold("h1", USD=4)
+    await wallet.commit("h1", USD=4)
+    await wallet.hold("h2", USD=4)
+    present = {key.decode() for key in await stage.client.keys("*")}
+    assert present == set(wallet.keys) | {keys.meta(partition) for partition in range(stage.store.partitions)}
+    assert {await stage.client.ttl(key) for key in present} == {-1}

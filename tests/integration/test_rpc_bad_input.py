@@ -1,0 +1,381 @@
+"""Bad input, RPC by RPC: INVALID_ARGUMENT names every wrong field at once, and nothing has changed afterwards.
+
+Each row is a valid request, one or more fields of which are made wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from google.protobuf.timestamp_pb2 import Timestamp
+from integration.server import amounts, authorize_request, commit_request, duration, grant_request
+
+from drawdown.v1 import asset_service_pb2 as asset_pb
+from drawdown.v1 import authorization_service_pb2 as pb
+from drawdown.v1 import balance_service_pb2 as balance_pb
+from drawdown.v1 import grant_service_pb2 as grant_pb
+from drawdown.v1 import ledger_service_pb2 as ledger_pb
+from drawdown.v1 import types_pb2
+from drawdown.v1 import wallet_service_pb2 as wallet_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from integration.server import Server
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WALLET = "victim"
+HOLD = "open"
+MOST = 2**53 - 1
+
+BAD_IDS = {
+    "empty": "",
+    "129 characters": "x" * 129,
+    "space": "a b",
+    "separator": "a|b",
+    "hash tag": "{a}",
+    "brace": "a}",
+    "newline": "a\n",
+    "NUL": "a\0",
+    "umlaut": "ü",
+    "full-width digit": "１",
+    "right-to-left": "\u202ea",
+    "surrogate pair": "😀",
+    "wildcard": "a*",
+    "quote": "a'",
+}
+BAD_ASSETS = {
+    "empty": "",
+    "33 characters": "X" * 33,
+    "lower case": "usd",
+    "digit first": "1USD",
+    "underscore first": "_USD",
+    "space": "US D",
+    "newline": "USD\n",
+    "NUL": "USD\0",
+    "umlaut": "ÜSD",
+    "separator": "U|SD",
+    "the wallet's own field": "head",
+}
+BAD_TEXTS = {"257 characters": "x" * 257, "newline": "a\nb", "NUL": "a\0b", "escape": "\x1b[31m", "reversal": "\u202ea"}
+BAD_UNITS = {"negative": -1, "2^53": MOST + 1, "most negative": -(2**63), "largest": 2**63 - 1}
+BAD_LABELS: dict[str, tuple[dict[str, str], str]] = {
+    "17 labels": ({str(n): "" for n in range(17)}, "labels"),
+    "empty key": ({"": "v"}, "labels"),
+    "key of 65": ({"k" * 65: "v"}, "labels key"),
+    "key with a newline": ({"a\n": "v"}, "labels key"),
+    "key with a NUL": ({"a\0": "v"}, "labels key"),
+    "value of 257": ({"k": "v" * 257}, "labels[k]"),
+    "value with a NUL": ({"k": "\0"}, "labels[k]"),
+}
+UNKNOWN_ENUM = 99
+MESSAGE_CHARS_MAX = 4096
+"""A status travels in HTTP/2 headers, which have a limit."""
+
+Change = dict[str, Any]
+Row = tuple[Any, tuple[str, ...], str]
+
+BASE: dict[str, Callable[[], Any]] = {
+    "Authorize": lambda: authorize_request(WALLET, "new", USD=5),
+    "Commit": lambda: commit_request(WALLET, HOLD, USD=5),
+    "Release": lambda: pb.ReleaseRequest(wallet_id=WALLET, hold_id=HOLD, reason="because"),
+    "GetHold": lambda: pb.GetHoldRequest(wallet_id=WALLET, hold_id=HOLD),
+    "ListHolds": lambda: pb.ListHoldsRequest(wallet_id=WALLET),
+    "CreateAsset": lambda: asset_pb.CreateAssetRequest(asset="NEW", scale=2),
+    "GetAsset": lambda: asset_pb.GetAssetRequest(asset="USD"),
+    "ListAssets": asset_pb.ListAssetsRequest,
+    "CreateWallet": lambda: wallet_pb.CreateWalletRequest(wallet_id="new"),
+    "GetWallet": lambda: wallet_pb.GetWalletRequest(wallet_id=WALLET),
+    "ListWallets": wallet_pb.ListWalletsRequest,
+    "FreezeWallet": lambda: wallet_pb.FreezeWalletRequest(wallet_id=WALLET),
+    "UnfreezeWallet": lambda: wallet_pb.UnfreezeWalletRequest(wallet_id=WALLET),
+    "CreateGrant": lambda: grant_request(WALLET, "new", "USD", 5),
+    "GetGrant": lambda: grant_pb.GetGrantRequest(wallet_id=WALLET, grant_id="g-USD"),
+    "ListGrants": lambda: grant_pb.ListGrantsRequest(wallet_id=WALLET),
+    "GetBalance": lambda: balance_pb.GetBalanceRequest(wallet_id=WALLET),
+    "ListEntries": lambda: ledger_pb.ListEntriesRequest(wallet_id=WALLET),
+}
+"""A valid request of every RPC."""
+
+IDS = {
+    "Authorize": ("wallet_id", "hold_id"),
+    "Commit": ("wallet_id", "hold_id"),
+    "Release": ("wallet_id", "hold_id"),
+    "GetHold": ("wallet_id", "hold_id"),
+    "ListHolds": ("wallet_id",),
+    "CreateWallet": ("wallet_id",),
+    "GetWallet": ("wallet_id",),
+    "FreezeWallet": ("wallet_id",),
+    "UnfreezeWallet": ("wallet_id",),
+    "CreateGrant": ("wallet_id", "grant_id"),
+    "GetGrant": ("wallet_id", "grant_id"),
+    "ListGrants": ("wallet_id",),
+    "GetBalance": ("wallet_id",),
+    "ListEntries": ("wallet_id",),
+}
+OPTIONAL_IDS = {"ListEntries": ("hold_id",)}
+ASSET_FIELDS = {"CreateAsset": "asset", "GetAsset": "asset", "CreateGrant": "asset"}
+OPTIONAL_ASSET_FIELDS = {"ListGrants": "asset", "ListEntries": "asset"}
+TEXTS = {
+    "Release": "reason",
+    "CreateAsset": "display_name",
+    "CreateWallet": "display_name",
+    "FreezeWallet": "reason",
+    "UnfreezeWallet": "reason",
+}
+LABELLED = ("Authorize", "CreateWallet", "CreateGrant")
+LISTS = ("ListHolds", "ListAssets", "ListWallets", "ListGrants", "ListEntries")
+WITH_AMOUNTS = {"Authorize": {"zero": 0, **BAD_UNITS}, "Commit": BAD_UNITS}
+
+
+def changed(rpc: str, **fields: Any) -> Any:  # noqa: ANN401 - any request
+    """The valid request of an RPC with other fields; a list replaces, a dict updates."""
+    request = copy.deepcopy(BASE[rpc]())
+    for field, value in fields.items():
+        if isinstance(value, list):
+            request.ClearField(field)
+            getattr(request, field).extend(value)
+        elif isinstance(value, dict):
+            getattr(request, field).update(value)
+        elif hasattr(value, "DESCRIPTOR"):
+            getattr(request, field).CopyFrom(value)
+        else:
+            setattr(request, field, value)
+    return request
+
+
+def common_rows() -> Iterator[tuple[str, Row]]:
+    """What many RPCs have in common: ids, asset codes, texts, labels, page sizes."""
+    for rpc, fields in IDS.items():
+        for field in fields:
+            for name, value in BAD_IDS.items():
+                yield f"{rpc} {field} {name}", (changed(rpc, **{field: value}), (field,), "INVALID_FIELD")
+    for rpc, fields in OPTIONAL_IDS.items():
+        for name, value in BAD_IDS.items():
+            if value:
+                yield f"{rpc} {name}", (changed(rpc, **{fields[0]: value}), fields, "INVALID_FIELD")
+    for rpc, field in (ASSET_FIELDS | OPTIONAL_ASSET_FIELDS).items():
+        for name, value in BAD_ASSETS.items():
+            if value or rpc in ASSET_FIELDS:
+                yield f"{rpc} {field} {name}", (changed(rpc, **{field: value}), (field,), "INVALID_FIELD")
+    for rpc, field in TEXTS.items():
+        for name, value in BAD_TEXTS.items():
+            yield f"{rpc} {field} {name}", (changed(rpc, **{field: value}), (field,), "INVALID_FIELD")
+    for rpc in LABELLED:
+        for name, (labels, field) in BAD_LABELS.items():
+            yield f"{rpc} {name}", (changed(rpc, labels=labels), (field,), "INVALID_FIELD")
+    for rpc in LISTS:
+        for value in (-1, -(2**31)):
+            yield f"{rpc} page_size {value}", (changed(rpc, page_size=value), ("page_size",), "INVALID_FIELD")
+
+
+def amount_rows() -> Iterator[tuple[str, Row]]:
+    """Amounts of Authorize and Commit."""
+    for rpc, bad_units in WITH_AMOUNTS.items():
+        for name, value in bad_units.items():
+            request = changed(rpc, amounts=amounts(TOKENS=1, USD=value))
+            yield f"{rpc} units {name}", (request, ("amounts[1].units",), "INVALID_FIELD")
+        for name, code in BAD_ASSETS.items():
+            request = changed(rpc, amounts=[types_pb2.Amount(asset=code, units=1)])
+            yield f"{rpc} asset {name}", (request, ("amounts[0].asset",), "INVALID_FIELD")
+        yield f"{rpc} no amounts", (changed(rpc, amounts=[]), ("amounts",), "INVALID_FIELD")
+        many = amounts(**{f"A{n}": 1 for n in range(17)})
+        yield f"{rpc} 17 amounts", (changed(rpc, amounts=many), ("amounts",), "INVALID_FIELD")
+        twice = [*amounts(USD=1, EUR=1), *amounts(USD=1)]
+        yield f"{rpc} an asset twice", (changed(rpc, amounts=twice), ("amounts[2].asset",), "INVALID_FIELD")
+        partial = [types_pb2.Amount(asset="USD", units=5, min_units=2)]
+        reason = "NOT_SUPPORTED" if rpc == "Authorize" else "INVALID_FIELD"
+        yield f"{rpc} min_units", (changed(rpc, amounts=partial), ("amounts[0].min_units",), reason)
+    everything = changed(
+        "Commit", wallet_id="", hold_id="a b", amounts=[types_pb2.Amount(asset="x", units=-1)], final=False
+    )
+    fields = ("wallet_id", "hold_id", "amounts[0].asset", "amounts[0].units", "final")
+    yield "Commit everything at once", (everything, fields, "INVALID_FIELD")
+    yield "Commit final=false", (changed("Commit", final=False), ("final",), "NOT_SUPPORTED")
+    yield "Commit hold_token", (changed("Commit", hold_token=b"x"), ("hold_token",), "NOT_SUPPORTED")
+
+
+def authorize_rows() -> Iterator[tuple[str, Row]]:
+    """What only Authorize has."""
+    for name, ttl_s in {"zero": 0.0, "below a second": 0.999, "above a day": 86_400.001, "negative": -5.0}.items():
+        yield f"ttl {name}", (changed("Authorize", ttl=duration(ttl_s)), ("ttl",), "INVALID_FIELD")
+    huge = duration(1)
+    huge.seconds = 2**62
+    yield "ttl huge", (changed("Authorize", ttl=huge), ("ttl",), "INVALID_FIELD")
+    for name, value in BAD_IDS.items():
+        request = changed("Authorize", subjects=["key:ok", value])
+        yield f"subject {name}", (request, ("subjects[1]",), "INVALID_FIELD")
+    request = changed("Authorize", subjects=["a", "b", "a"])
+    yield "a subject twice", (request, ("subjects[2]",), "INVALID_FIELD")
+    request = changed("Authorize", subjects=[f"s{n}" for n in range(17)])
+    yield "17 subjects", (request, ("subjects",), "INVALID_FIELD")
+    other = pb.Alternative(amounts=amounts(TOKENS=1))
+    yield "alternatives", (changed("Authorize", alternatives=[other]), ("alternatives",), "NOT_SUPPORTED")
+    for field, unsupported in {
+        "overage_policy": (types_pb2.OVERAGE_POLICY_CHARGE_AVAILABLE, types_pb2.OVERAGE_POLICY_CHARGE_FULL),
+        "expiry_action": (types_pb2.EXPIRY_ACTION_COMMIT_FULL,),
+    }.items():
+        for number in unsupported:
+            yield f"{field} {number}", (changed("Authorize", **{field: number}), (field,), "NOT_SUPPORTED")
+        for number in (UNKNOWN_ENUM, -1):
+            yield f"{field} {number}", (changed("Authorize", **{field: number}), (field,), "INVALID_FIELD")
+    everything = changed(
+        "Authorize",
+        wallet_id="{x}",
+        hold_id="",
+        amounts=[types_pb2.Amount(asset="usd", units=0, min_units=1), *amounts(USD=MOST + 1)],
+        ttl=duration(0),
+        subjects=["", "ok", "ok"],
+        alternatives=[other],
+        overage_policy=UNKNOWN_ENUM,
+        expiry_action=types_pb2.EXPIRY_ACTION_COMMIT_FULL,
+        labels={"k": "\n"},
+    )
+    fields = (
+        "wallet_id", "hold_id", "amounts[0].asset", "amounts[0].units", "amounts[1].units", "amounts[0].min_units",
+        "ttl", "subjects[0]", "subjects[2]", "alternatives", "overage_policy", "expiry_action", "labels[k]",
+    )  # fmt: skip
+    yield "Authorize everything at once", (everything, fields, "INVALID_FIELD")
+
+
+def admin_rows() -> Iterator[tuple[str, Row]]:
+    """What only the administration has."""
+    for scale in (-1, 13, 2**31 - 1):
+        yield f"scale {scale}", (changed("CreateAsset", scale=scale), ("scale",), "INVALID_FIELD")
+    field = "default_overage_policy"
+    for number in (types_pb2.OVERAGE_POLICY_CHARGE_AVAILABLE, types_pb2.OVERAGE_POLICY_CHARGE_FULL):
+        yield f"{field} {number}", (changed("CreateAsset", **{field: number}), (field,), "NOT_SUPPORTED")
+    yield f"{field} unknown", (changed("CreateAsset", **{field: UNKNOWN_ENUM}), (field,), "INVALID_FIELD")
+    for name, value in {"zero": 0, **BAD_UNITS}.items():
+        yield f"CreateGrant units {name}", (changed("CreateGrant", units=value), ("units",), "INVALID_FIELD")
+    for value in (-1, 101, 2**31 - 1):
+        yield f"priority {value}", (changed("CreateGrant", priority=value), ("priority",), "INVALID_FIELD")
+    for value in (types_pb2.GRANT_SOURCE_UNSPECIFIED, UNKNOWN_ENUM, -1):
+        yield f"source {value}", (changed("CreateGrant", source=value), ("source",), "INVALID_FIELD")
+    for field in ("effective_time", "expire_time"):
+        request = changed("CreateGrant", **{field: Timestamp(seconds=4_000_000_000)})
+        yield f"CreateGrant {field}", (request, (field,), "NOT_SUPPORTED")
+    request = grant_pb.CreateGrantRequest()
+    fields = ("wallet_id", "grant_id", "asset", "units", "source")
+    yield "CreateGrant empty", (request, fields, "INVALID_FIELD")
+    for name, value in BAD_ASSETS.items():
+        request = changed("GetBalance", assets=["USD", value])
+        yield f"GetBalance {name}", (request, ("assets[1]",), "INVALID_FIELD")
+    request = changed("GetBalance", assets=["USD", "EUR", "USD"])
+    yield "GetBalance an asset twice", (request, ("assets[2]",), "INVALID_FIELD")
+    request = changed("GetBalance", assets=[f"A{n}" for n in range(17)])
+    yield "GetBalance 17 assets", (request, ("assets",), "INVALID_FIELD")
+
+
+ROWS = dict([*common_rows(), *amount_rows(), *authorize_rows(), *admin_rows()])
+
+
+async def books(server: Server) -> list[str]:
+    """The money of the wallet: what no bad request may touch."""
+    requests = [
+        balance_pb.GetBalanceRequest(wallet_id=WALLET, include_grants=True),
+        ledger_pb.ListEntriesRequest(wallet_id=WALLET),
+        pb.ListHoldsRequest(wallet_id=WALLET),
+    ]
+    return [json_format.MessageToJson(await server.call(request)) for request in requests]
+
+
+async def everything(server: Server) -> list[str]:
+    """All that a caller can see of the wallet, the assets and the other wallets."""
+    requests = [
+        grant_pb.ListGrantsRequest(wallet_id=WALLET),
+        wallet_pb.ListWalletsRequest(),
+        asset_pb.ListAssetsRequest(),
+    ]
+    return await books(server) + [json_format.MessageToJson(await server.call(request)) for request in requests]
+
+
+async def make_victim(server: Server) -> None:
+    """A wallet with funds, an open hold and a debit."""
+    wallets = (await server.call(wallet_pb.ListWalletsRequest())).wallets
+    if WALLET not in {wallet.wallet_id for wallet in wallets}:
+        await server.wallet(WALLET, USD=100, TOKENS=100)
+        await server.authorize(WALLET, HOLD, ttl_s=3600, USD=10, TOKENS=10)
+        await server.authorize(WALLET, "settled", USD=10)
+        await server.commit(WALLET, "settled", USD=10)
+        await server.debits(WALLET, at_least=1)
+
+
+@pytest.mark.parametrize("rpc", BASE)
+async def test_bad_input_names_every_field_and_changes_nothing(server: Server, rpc: str) -> None:
+    await make_victim(server)
+    before, all_before = await books(server), await everything(server)
+    rows = {name: row for name, row in ROWS.items() if type(row[0]).__name__ == f"{rpc}Request"}
+    assert rows
+    for name, (request, fields, reason) in rows.items():
+        failure = await server.failure(request)
+        assert failure.code is grpc.StatusCode.INVALID_ARGUMENT, name
+        assert (failure.fields, failure.reason) == (fields, reason), name
+        assert failure.metadata == {"field": fields[0]}, name
+        assert failure.retry_ms is None
+        assert failure.message.isprintable(), name
+        assert len(failure.message) < MESSAGE_CHARS_MAX, name
+        assert await books(server) == before, name
+    assert await everything(server) == all_before
+
+
+@pytest.mark.parametrize("rpc", BASE)
+async def test_the_requests_that_the_rows_begin_with_are_valid(server: Server, rpc: str) -> None:
+    await make_victim(server)
+    if rpc in ("Commit", "Release"):
+        wallet = await server.wallet(USD=10)
+        await server.authorize(wallet, HOLD, USD=5)
+        await server.call(changed(rpc, wallet_id=wallet))
+        await server.assert_conserved(wallet)
+    elif rpc in ("CreateAsset", "CreateWallet", "CreateGrant", "Authorize", "FreezeWallet", "UnfreezeWallet"):
+        own = await server.wallet(USD=10)
+        other = {"asset": f"N{own[-8:].upper()}"} if rpc == "CreateAsset" else {"wallet_id": own}
+        await server.call(changed(rpc, **other))
+        await server.assert_conserved(own)
+    else:
+        await server.call(BASE[rpc]())
+
+
+DENIED = {
+    "unknown wallet": (authorize_request("nobody", "new", USD=5), "WALLET_NOT_FOUND"),
+    "unknown asset": (authorize_request(WALLET, "new", NOPE=5), "ASSET_NOT_FOUND"),
+    "an asset it has and an unknown one": (authorize_request(WALLET, "new", USD=5, NOPE=5), "ASSET_NOT_FOUND"),
+    "an asset it never had": (authorize_request(WALLET, "new", EUR=5), "INSUFFICIENT_FUNDS"),
+    "more than it has": (authorize_request(WALLET, "new", USD=81), "INSUFFICIENT_FUNDS"),
+    "more than there can be": (authorize_request(WALLET, "new", USD=MOST), "INSUFFICIENT_FUNDS"),
+    "one of two assets short": (authorize_request(WALLET, "new", USD=5, TOKENS=91), "INSUFFICIENT_FUNDS"),
+}
+
+
+@pytest.mark.parametrize(("request_", "reason"), DENIED.values(), ids=DENIED.keys())
+async def test_what_is_well_formed_and_cannot_be_is_denied_and_changes_nothing(
+    server: Server, request_: pb.AuthorizeRequest, reason: str
+) -> None:
+    await make_victim(server)
+    before = await everything(server)
+    reply = await server.call(request_)
+    assert reply.decision == pb.DECISION_DENIED
+    assert pb.DenialReason.Name(reply.denial.reason) == f"DENIAL_REASON_{reason}"
+    assert await everything(server) == before
+    await server.assert_conserved(WALLET)
+
+
+async def test_every_rpc_has_rows() -> None:
+    services = [
+        file.DESCRIPTOR.services_by_name[name]
+        for file, name in (
+            (pb, "AuthorizationService"),
+            (asset_pb, "AssetService"),
+            (wallet_pb, "WalletService"),
+            (grant_pb, "GrantService"),
+            (balance_pb, "BalanceService"),
+            (ledger_pb, "LedgerService"),
+        )
+    ]
+    names = {method.name for service in services for method in service.methods}
+    assert names == set(BASE)
