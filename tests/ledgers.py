@@ -183,7 +183,7 @@ class Live:
         assert isinstance(stream_id, bytes)
         return stream_id.decode()
 
-    async def read(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
+    async def read_live(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
         """As the read script would answer."""
         assert tenant_id == TENANT
         wallet = self.wallets.get(wallet_id)

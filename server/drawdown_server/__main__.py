@@ -121,18 +121,25 @@ def _config(context: typer.Context) -> Config:
     try:
         config = Config.from_flags(context.args, program=context.command_path)
     except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"])
-            typer.echo(f"error: DRAWDOWN_{name.upper()}: {problem['msg']}", err=True)
-        raise typer.Exit(EXIT_USAGE) from None
+        raise _bad_settings(error) from None
     configure_logs(config.log_level, config.log_format)
     return config
+
+
+def _bad_settings(error: ValidationError) -> typer.Exit:
+    """Say which settings break which rule."""
+    for problem in error.errors():
+        name = "_".join(str(part) for part in problem["loc"])
+        typer.echo(f"error: DRAWDOWN_{name.upper()}: {problem['msg']}", err=True)
+    return typer.Exit(EXIT_USAGE)
 
 
 def _run(work: Coroutine[None, None, int | None]) -> None:
     """Run to the end; what the user can mend is one line, not a traceback."""
     try:
         code = uvloop.run(work)
+    except ValidationError as error:
+        raise _bad_settings(error) from None
     except (ConfigurationError, DrawdownError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from None

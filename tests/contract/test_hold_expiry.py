@@ -180,7 +180,10 @@ async def test_a_late_commit_without_funds_waits_for_a_grant(stage: Stage, swept
     assert refused.value.metadata["asset"] == "USD"
     assert refused.value.metadata["available_units"] == str(refused_units)
     assert (await wallet.balance("TOKENS")).settled == 10  # all or nothing
-    await wallet.grant("USD", 5)
+    await wallet.grant("USD", 7 - refused_units)
+    with pytest.raises(DrawdownError):
+        await wallet.commit("h1", TOKENS=2, USD=8)
+    await wallet.grant("USD", 1)
     reply = await wallet.commit("h1", TOKENS=2, USD=8)
     assert reply.hold is not None
     assert reply.hold.late

@@ -39,7 +39,7 @@ class Audit:
         self.stores = stores
         self.tenant_id = tenant_id
 
-    async def read(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
+    async def read_live(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
         """The wallet with its grants; None when it is not in Valkey. (``reconcile.LiveWallets``)"""
         try:
             return await self.stores.holds.read(tenant_id, wallet_id, with_grants=True)
@@ -58,15 +58,13 @@ class Audit:
                 self, self.stores.ledger, self.tenant_id, wallet_id, cut_timeout_s=CUT_TIMEOUT_S
             )
             assert report.clean, "\n".join(map(str, report.differences))
-            reading = await self.read(self.tenant_id, wallet_id)
+            reading = await self.read_live(self.tenant_id, wallet_id)
             if reading is not None:
                 await self._check_live(wallet_id, reading)
             await self._check_ledger(wallet_id)
 
     async def _check_live(self, wallet_id: str, reading: WalletReading) -> None:
-        request = ListHoldsRequest(
-            tenant_id=self.tenant_id, wallet_id=wallet_id, after_ms=0, after_id="", limit=LIMIT
-        )
+        request = ListHoldsRequest(tenant_id=self.tenant_id, wallet_id=wallet_id, after_ms=0, after_id="", limit=LIMIT)
         holds = await self.stores.holds.list_holds(request)
         held: Counter[str] = Counter()
         for hold in holds:

@@ -16,13 +16,12 @@ from uuid import uuid4
 import grpc
 import pytest
 import pytest_asyncio
-import stores
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
-from integration.audit import Audit, open_audit
 
+import stores
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import (
     asset_service_pb2_grpc,
@@ -40,9 +39,11 @@ from drawdown.v1 import ledger_service_pb2 as ledger_pb
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
 from drawdown_server.app import serve
 from drawdown_server.config import Config
+from integration.audit import Audit, open_audit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from google.protobuf.message import Message
 
@@ -248,7 +249,7 @@ async def failure_of(call: Awaitable[object]) -> Failure:
 async def until(condition: Callable[[], Awaitable[Any]], *, timeout_s: float = WAIT_S) -> Any:  # noqa: ANN401
     """Ask again and again until the answer is true; the answer."""
     async with asyncio.timeout(timeout_s):
-        while not (answer := await condition()):
+        while not (answer := await condition()):  # noqa: ASYNC110 - what is waited for lives in another process
             await asyncio.sleep(POLL_S)
     return answer
 
@@ -305,8 +306,8 @@ async def run_server(config: Config, *, assets: bool = True) -> AsyncIterator[Se
 async def server(valkey_process: ValkeyProcess, postgres_process: PostgresProcess) -> AsyncIterator[Server]:
     """One server for all tests of a module, each with wallets of its own; its module marks ``loop_scope="module"``.
 
-    Starting one takes a fifth of a second. A test that needs other settings, or breaks something, uses ``settings``
-    and ``run_server`` with ``valkey_url`` and ``postgres_url``, in another module: those empty the stores.
+    A test that needs a server with other settings runs it beside this one, with ``shared_config``. A test that breaks
+    something, or needs empty stores, uses ``config`` and ``run_server``, and stands in another module.
     """
     stores.empty(valkey_process)
     name = f"server_{uuid4().hex[:12]}"
@@ -314,6 +315,19 @@ async def server(valkey_process: ValkeyProcess, postgres_process: PostgresProces
     async with run_server(settings(valkey_process.url, postgres_url)) as running:
         yield running
     await postgres_process.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def shared_config(server: Server) -> Config:
+    """The settings of ``server``, for further servers with other settings on the same stores."""
+    return server.config
+
+
+@pytest.fixture
+def directory(data_dir: Path) -> Path:
+    """An existing directory of this test, for the logs of its processes."""
+    data_dir.mkdir()
+    return data_dir
 
 
 @pytest.fixture

@@ -125,8 +125,9 @@ async def test_the_gateway_outlives_a_server_and_a_flusher_that_are_killed(
 
         running = asyncio.create_task(gateway.run(count))
         await enough.wait()
-        for process in (flusher, server):
+        for process in (server, flusher):
             await asyncio.to_thread(process.kill)
+        for process in (server, flusher):
             await asyncio.to_thread(process.start)
         told = await running
         ledger = LedgerStore(pool)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from integration.server import grant_request, pages
 
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import authorization_service_pb2 as pb
@@ -16,9 +15,11 @@ from drawdown.v1 import grant_service_pb2 as grant_pb
 from drawdown.v1 import ledger_service_pb2 as ledger_pb
 from drawdown.v1 import types_pb2
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
+from integration.server import grant_request, pages
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
+
     from integration.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,7 +45,9 @@ async def test_an_asset_as_it_is_created_read_and_listed(server: Server) -> None
 
 
 async def test_a_wallet_as_it_is_created_read_and_changed(server: Server) -> None:
-    request = wallet_pb.CreateWalletRequest(wallet_id="acme/eu:1", display_name="Acme", labels={"tier": "gold", "k": ""})
+    request = wallet_pb.CreateWalletRequest(
+        wallet_id="acme/eu:1", display_name="Acme", labels={"tier": "gold", "k": ""}
+    )
     wallet = (await server.call(request)).wallet
     assert (wallet.wallet_id, wallet.display_name, wallet.state) == ("acme/eu:1", "Acme", types_pb2.WALLET_STATE_ACTIVE)
     assert dict(wallet.labels) == {"tier": "gold", "k": ""}
@@ -86,7 +89,10 @@ async def test_a_grant_as_it_is_created_read_and_listed(server: Server) -> None:
     assert not grant.HasField("expire_time")
     assert dict(grant.labels) == {"campaign": "spring"}
     assert is_now(grant.create_time)
-    assert (reply.balance.asset, reply.balance.available_units, reply.balance.settled_units) == ("USD", *[5_000_000] * 2)
+    assert (reply.balance.asset, reply.balance.available_units, reply.balance.settled_units) == (
+        "USD",
+        *[5_000_000] * 2,
+    )
     assert not reply.replayed
     get = grant_pb.GetGrantRequest(wallet_id=wallet, grant_id="invoice/7")
     assert (await server.call(get)).grant == grant
@@ -242,7 +248,9 @@ async def test_a_page_token_opens_its_own_list_only(server: Server) -> None:
     others = await list_requests(server)
     await server.wallet()
     tokens = {name: (await server.call(request)).next_page_token for name, request in requests.items()}
-    foreign = {f"other wallet's {name}": (await server.call(request)).next_page_token for name, request in others.items()}
+    foreign = {
+        f"other wallet's {name}": (await server.call(request)).next_page_token for name, request in others.items()
+    }
     del foreign["other wallet's wallets"], foreign["other wallet's assets"]
     for name, request in requests.items():
         for owner, token in {**tokens, **foreign}.items():

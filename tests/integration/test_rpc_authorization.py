@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from integration.server import amounts, authorize_request, commit_request, duration, until
 
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
 from drawdown.v1 import types_pb2
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
+from integration.server import amounts, authorize_request, commit_request, duration, until
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
+
     from integration.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,9 +28,7 @@ def ms(time: Timestamp) -> int:
 
 def units_of(hold: types_pb2.Hold) -> dict[str, tuple[int, int, int, int]]:
     """authorized, held, debited, uncollected by asset."""
-    return {
-        a.asset: (a.authorized_units, a.held_units, a.debited_units, a.uncollected_units) for a in hold.amounts
-    }
+    return {a.asset: (a.authorized_units, a.held_units, a.debited_units, a.uncollected_units) for a in hold.amounts}
 
 
 def balances_of(balances: list[types_pb2.Balance]) -> dict[str, tuple[int, int, int]]:
@@ -238,7 +237,11 @@ async def test_a_hold_nobody_settles_expires_and_its_late_commit_is_still_charge
     failure = await server.failure(commit_request(wallet, "h1", USD=60))
     assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "INSUFFICIENT_FUNDS")
     assert failure.metadata == {
-        "wallet_id": wallet, "hold_id": "h1", "asset": "USD", "units": "60", "available_units": "50",
+        "wallet_id": wallet,
+        "hold_id": "h1",
+        "asset": "USD",
+        "units": "60",
+        "available_units": "50",
     }
     late = await server.commit(wallet, "h1", USD=50)
     assert (late.late, late.replayed, list(late.debited), list(late.released)) == (True, False, amounts(USD=50), [])

@@ -12,7 +12,6 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
-from integration.server import amounts, authorize_request, commit_request, duration, grant_request
 
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import authorization_service_pb2 as pb
@@ -21,6 +20,8 @@ from drawdown.v1 import grant_service_pb2 as grant_pb
 from drawdown.v1 import ledger_service_pb2 as ledger_pb
 from drawdown.v1 import types_pb2
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
+from drawdown_server.rpc.paging import encode_token
+from integration.server import amounts, authorize_request, commit_request, duration, grant_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ BAD_IDS = {
     "newline": "a\n",
     "NUL": "a\0",
     "umlaut": "ü",
-    "full-width digit": "１",
+    "full-width digit": "\uff11",
     "right-to-left": "\u202ea",
     "surrogate pair": "😀",
     "wildcard": "a*",
@@ -149,20 +150,22 @@ def changed(rpc: str, **fields: Any) -> Any:  # noqa: ANN401 - any request
     return request
 
 
-def common_rows() -> Iterator[tuple[str, Row]]:
-    """What many RPCs have in common: ids, asset codes, texts, labels, page sizes."""
-    for rpc, fields in IDS.items():
-        for field in fields:
-            for name, value in BAD_IDS.items():
-                yield f"{rpc} {field} {name}", (changed(rpc, **{field: value}), (field,), "INVALID_FIELD")
-    for rpc, fields in OPTIONAL_IDS.items():
+def id_rows() -> Iterator[tuple[str, Row]]:
+    """Ids and asset codes, wherever they stand."""
+    fields = [(rpc, field, False) for rpc, names in IDS.items() for field in names]
+    fields += [(rpc, field, True) for rpc, names in OPTIONAL_IDS.items() for field in names]
+    for rpc, field, optional in fields:
         for name, value in BAD_IDS.items():
-            if value:
-                yield f"{rpc} {name}", (changed(rpc, **{fields[0]: value}), fields, "INVALID_FIELD")
+            if value or not optional:
+                yield f"{rpc} {field} {name}", (changed(rpc, **{field: value}), (field,), "INVALID_FIELD")
     for rpc, field in (ASSET_FIELDS | OPTIONAL_ASSET_FIELDS).items():
         for name, value in BAD_ASSETS.items():
             if value or rpc in ASSET_FIELDS:
                 yield f"{rpc} {field} {name}", (changed(rpc, **{field: value}), (field,), "INVALID_FIELD")
+
+
+def common_rows() -> Iterator[tuple[str, Row]]:
+    """What many RPCs have in common: texts, labels, page sizes."""
     for rpc, field in TEXTS.items():
         for name, value in BAD_TEXTS.items():
             yield f"{rpc} {field} {name}", (changed(rpc, **{field: value}), (field,), "INVALID_FIELD")
@@ -272,7 +275,7 @@ def admin_rows() -> Iterator[tuple[str, Row]]:
     yield "GetBalance 17 assets", (request, ("assets",), "INVALID_FIELD")
 
 
-ROWS = dict([*common_rows(), *amount_rows(), *authorize_rows(), *admin_rows()])
+ROWS = dict([*id_rows(), *common_rows(), *amount_rows(), *authorize_rows(), *admin_rows()])
 
 
 async def books(server: Server) -> list[str]:
@@ -322,6 +325,66 @@ async def test_bad_input_names_every_field_and_changes_nothing(server: Server, r
         assert len(failure.message) < MESSAGE_CHARS_MAX, name
         assert await books(server) == before, name
     assert await everything(server) == all_before
+
+
+WORST = {
+    "Authorize": changed(
+        "Authorize",
+        wallet_id="",
+        hold_id="",
+        amounts=[types_pb2.Amount(asset="x", units=-1, min_units=-1)] * 17,
+        ttl=duration(0),
+        subjects=[" "] * 17,
+        labels={f"{n:x<64}": "\0" for n in range(16)},
+    ),
+    "CreateGrant": changed("CreateGrant", labels={f"{n:ü<64}": "\0" for n in range(16)}),
+}
+
+
+@pytest.mark.xfail(strict=True, reason="a status of more than 8 KiB arrives as RESOURCE_EXHAUSTED")
+@pytest.mark.parametrize("request_", WORST.values(), ids=WORST.keys())
+async def test_the_longest_list_of_violations_still_fits_into_a_status(
+    server: Server,
+    request_: Any,  # noqa: ANN401 - any request
+) -> None:
+    await make_victim(server)
+    failure = await server.failure(request_)
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT, failure.message
+    assert failure.reason == "INVALID_FIELD"
+    assert len(failure.fields) > 10
+
+
+def forged_token(request: Any, *cursor: int | str) -> str:  # noqa: ANN401 - any list request
+    """A token of this list with a cursor that no page ever ended with."""
+    names = {
+        "ListHolds": ("holds", WALLET),
+        "ListGrants": ("grants", WALLET, ""),
+        "ListEntries": ("entries", WALLET, "", ""),
+        "ListWallets": ("wallets",),
+        "ListAssets": ("assets",),
+    }
+    return encode_token(names[type(request).__name__.removesuffix("Request")], cursor)
+
+
+FORGED = {
+    "ListGrants": [(2**63,), (-(2**63),), (2**64 - 1,)],
+    "ListEntries": [(2**64 - 1, 1), (1, 2**63), (-1, -1)],
+    "ListWallets": [("\0",), ("x" * 10_000,)],
+    "ListAssets": [("\0",)],
+}
+
+
+@pytest.mark.xfail(strict=True, reason="the cursor goes to Postgres unchecked")
+@pytest.mark.parametrize("rpc", [rpc for rpc in LISTS if rpc != "ListHolds"])
+async def test_a_forged_page_token_is_no_fault_of_the_server(server: Server, rpc: str) -> None:
+    await make_victim(server)
+    for cursor in FORGED[rpc]:
+        request = BASE[rpc]()
+        request.page_token = forged_token(request, *cursor)
+        try:
+            await server.call(request)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, cursor
 
 
 @pytest.mark.parametrize("rpc", BASE)

@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from integration.server import authorize_request
 
 from drawdown.v1 import authorization_service_pb2 as pb
+from integration.server import authorize_request
 
 if TYPE_CHECKING:
     from integration.server import Server

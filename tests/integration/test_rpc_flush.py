@@ -7,18 +7,17 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from integration.server import authorize_request, pages, run_server, until
 
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
 from drawdown_server.holds import keys
 from drawdown_server.ledger.reconcile import reconcile
+from integration.server import authorize_request, pages, run_server, until
 
 if TYPE_CHECKING:
-    from integration.server import Server
-
     from drawdown_server.config import Config
+    from integration.server import Server
 
 
 async def test_a_commit_is_recorded_with_its_hold_grants_subjects_and_labels(config: Config) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from drawdown_server.dev import demo
 from drawdown_server.dev.audit import Books, Entry, Live, differences
+from drawdown_server.dev.demo import DemoOptions, report, run_demo, summary
 from drawdown_server.dev.demo import Outcome as DemoOutcome
-from drawdown_server.dev.demo import report, summary
 from drawdown_server.dev.gateway import Acknowledged, Committed
 from drawdown_server.dev.plan import ASSETS, UNKNOWN_WALLET, Outcome, Plan, PlannedRequest, make_plan
 from drawdown_server.dev.trace import DEFAULT_TRACE, TraceError, TraceRow, read_trace, write_synthetic_trace
@@ -274,3 +276,19 @@ def test_the_report_shows_each_difference_up_to_a_limit() -> None:
     assert "DIFFERENT: odd 0" in lines
     assert lines[-1] == "DIFFERENT: and 10 more"
     assert "denied     1  (1 INSUFFICIENT_FUNDS)" in lines
+
+
+@pytest.mark.parametrize(("different", "status"), [([], 0), (["odd"], 1)])
+async def test_the_exit_status_and_the_last_line_say_whether_all_is_well(
+    different: list[str], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run(_directory: Path, _plan: Plan, _concurrency: int) -> DemoOutcome:
+        return outcome(different)
+
+    monkeypatch.setattr(demo, "run_on_a_fresh_stack", run)
+    options = DemoOptions(trace=DEFAULT_TRACE, wallets=1, concurrency=1, seed=1, requests=1)
+    assert await run_demo(options) == status
+    out, _ = capsys.readouterr()
+    name, _, text = out.splitlines()[-1].partition(" ")
+    assert (name, json.loads(text)["conserved"]) == ("demo:", status == 0)
+    assert ("DIFFERENT: odd" in out) == (status == 1)

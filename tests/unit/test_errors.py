@@ -3,16 +3,26 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
 from drawdown.v1 import authorization_service_pb2, error_reason_pb2
-from drawdown_server.errors import CODES, DrawdownError, ErrorReason, InvalidRequestError, StoreUnavailableError, Violation
+from drawdown_server.errors import (
+    CODES,
+    DrawdownError,
+    ErrorReason,
+    InvalidRequestError,
+    StoreUnavailableError,
+    Violation,
+)
 from drawdown_server.holds.model import DenialReason
 from drawdown_server.rpc.interceptor import ERROR_DOMAIN, status_of
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 PROTO = Path(__file__).parents[2] / "protos/drawdown/v1/error_reason.proto"
 

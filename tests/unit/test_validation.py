@@ -34,7 +34,8 @@ def test_ids_that_are_fine(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "x" * 129, " ", "a ", " a", "a\n", "\na", "a|b", "{a}", "a\0", "ü", "１", "a*", "a,b", "a\\", "#", "a\t"]
+    "value",
+    ["", "x" * 129, " ", "a ", " a", "a\n", "\na", "a|b", "{a}", "a\0", "ü", "\uff11", "a*", "a,b", "a\\", "#", "a\t"],
 )
 def test_ids_that_are_not(value: str) -> None:
     checks = Checks()
@@ -50,7 +51,7 @@ def test_ids_that_are_not(value: str) -> None:
     ("", False), ("A" * 33, False), ("usd", False), ("1A", False), ("_A", False), ("A B", False), ("A\n", False),
     ("Ä", False), ("A-B", False),
 ])  # fmt: skip
-def test_asset_codes(value: str, ok: bool) -> None:  # noqa: FBT001
+def test_asset_codes(value: str, ok: bool) -> None:
     checks = Checks()
     checks.asset("asset", value)
     assert fields(checks) == ([] if ok else ["asset"])
@@ -59,7 +60,7 @@ def test_asset_codes(value: str, ok: bool) -> None:  # noqa: FBT001
 @pytest.mark.parametrize(("value", "least", "ok"), [
     (0, 0, True), (0, 1, False), (1, 1, True), (-1, 0, False), (UNITS_MAX, 1, True), (UNITS_MAX + 1, 0, False),
 ])  # fmt: skip
-def test_units(value: int, least: int, ok: bool) -> None:  # noqa: FBT001
+def test_units(value: int, least: int, ok: bool) -> None:
     checks = Checks()
     checks.units("units", value, least=least)
     assert fields(checks) == ([] if ok else ["units"])
@@ -156,7 +157,13 @@ def test_page_sizes(value: int, size: int) -> None:
 
 def test_enums() -> None:
     known = types_pb2.GrantSource.values()
-    for value, required, expected in ((0, False, []), (0, True, ["e"]), (5, True, []), (6, False, ["e"]), (-1, False, ["e"])):
+    for value, required, expected in (
+        (0, False, []),
+        (0, True, ["e"]),
+        (5, True, []),
+        (6, False, ["e"]),
+        (-1, False, ["e"]),
+    ):
         checks = Checks()
         checks.enum("e", value, known, required=required)
         assert fields(checks) == expected

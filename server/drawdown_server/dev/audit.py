@@ -7,6 +7,7 @@ is added up here, and must be what Valkey says, what the balance is made of, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -73,14 +74,15 @@ class Books:
 
 
 async def wait_until(is_so: Callable[[], Awaitable[bool]], timeout_s: float) -> bool:
-    """Look again and again until it is so; False when it never was."""
+    """Look again and again until it is so; False when it never was. A server that restarts is no reason to stop."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    while not await is_so():
-        if loop.time() >= deadline:
-            return False
+    while loop.time() < deadline:
+        with contextlib.suppress(drawdown.UnavailableError, drawdown.DeadlineExceededError):
+            if await is_so():
+                return True
         await asyncio.sleep(POLL_S)
-    return True
+    return False
 
 
 async def wait_until_expired(client: drawdown.AsyncClient, acknowledged: Acknowledged, timeout_s: float) -> bool:
@@ -101,11 +103,15 @@ async def wait_until_recorded(
     client: drawdown.AsyncClient, ledger: LedgerStore, tenant_id: str, wallets: Sequence[str], timeout_s: float
 ) -> bool:
     """Wait until Postgres has recorded every event of the wallets; what is missing is for ``differences`` to report."""
-    live = {wallet_id: (await client.get_balance(wallet_id=wallet_id)).wallet_sequence for wallet_id in wallets}
+    waiting = set(wallets)
 
     async def all_recorded() -> bool:
         recorded = await _recorded_sequences(ledger, tenant_id)
-        return all(recorded.get(wallet_id, 0) >= sequence for wallet_id, sequence in live.items())
+        for wallet_id in sorted(waiting):
+            if recorded.get(wallet_id, 0) < (await client.get_balance(wallet_id=wallet_id)).wallet_sequence:
+                return False
+            waiting.discard(wallet_id)
+        return True
 
     return await wait_until(all_recorded, timeout_s)
 

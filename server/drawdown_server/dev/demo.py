@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from drawdown_server.dev.audit import Books
     from drawdown_server.dev.gateway import Acknowledged
-    from drawdown_server.holds.model import WalletReading
-    from drawdown_server.holds.store import HoldStore
 
 CALL_TIMEOUT_S: Final = 5.0
 """Longer than the client's default: a laptop's disk may stall for a moment, and this is no race."""
@@ -74,17 +72,6 @@ class Outcome:
     differences: list[str]
     phases_s: dict[str, float]
     """Seconds by what they were spent on."""
-
-
-class LiveReadings:
-    """The live wallets as ``reconcile`` reads them."""
-
-    def __init__(self, holds: HoldStore) -> None:
-        self._holds = holds
-
-    async def read(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
-        """The wallet with its grants; every wallet of the demo is in Valkey."""
-        return await self._holds.read(tenant_id, wallet_id, with_grants=True)
 
 
 class Stopwatch:
@@ -158,7 +145,7 @@ async def check(
         books = await collect(client, stores.ledger, config.tenant, plan.wallets, acknowledged)
         different = differences(acknowledged, books)
         watch.lap("audit")
-        reconciled = await reconcile(LiveReadings(stores.holds), stores.ledger, config.tenant)
+        reconciled = await reconcile(stores.holds, stores.ledger, config.tenant)
         different += [f"reconcile: {difference}" for difference in reconciled.differences]
         if reconciled.wallets != len(plan.wallets):
             different.append(f"reconcile compared {reconciled.wallets} of {len(plan.wallets)} wallets")

@@ -181,6 +181,11 @@ class HoldStore:
         assert reply.wallet is not None  # noqa: S101  # read.lua: OK carries the wallet
         return reply.wallet
 
+    async def read_live(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
+        """The wallet with its grants as it is in Redis; None when it is not there: nothing is loaded."""
+        request = ReadWalletRequest(tenant_id=tenant_id, wallet_id=wallet_id, assets=[], with_grants=True)
+        return (await self._run("read_wallet", request, _READ_WALLET, load=False)).wallet
+
     async def read_hold(self, tenant_id: str, wallet_id: str, hold_id: str) -> Hold:
         """One hold.
 
@@ -238,12 +243,17 @@ class HoldStore:
 
     async def sweep(self, request: SweepRequest) -> SweepReply:
         """Free due holds of one wallet and forget its old tombstones."""
-        return await self._run("sweep", request, _SWEEP)
+        return await self._run("sweep", request, _SWEEP, load=False)
 
     # --- sending -------------------------------------------------------------------------------------------------
 
-    async def _run(self, verb: str, request: WalletRequest, decoder: msgspec.msgpack.Decoder[_R]) -> _R:
-        """Send a script; when something kept it from running at all, mend that and send it again."""
+    async def _run(
+        self, verb: str, request: WalletRequest, decoder: msgspec.msgpack.Decoder[_R], *, load: bool = True
+    ) -> _R:
+        """Send a script; when something kept it from running at all, mend that and send it again.
+
+        Without ``load`` a wallet that is not in Redis is not brought there: the reply then is NOT_LOADED.
+        """
         for _ in range(ATTEMPTS_MAX):
             try:
                 reply = await self._send(verb, request, decoder)
@@ -252,7 +262,7 @@ class HoldStore:
                     raise
                 await self._reload_library()
                 continue
-            if reply.status == "NOT_LOADED" and self._load_missing is not None and verb != "sweep":
+            if reply.status == "NOT_LOADED" and load and self._load_missing is not None:
                 if not await self._load_missing(request.tenant_id, request.wallet_id):
                     raise wallet_not_found(request.wallet_id)
             elif reply.status == "STALE_EPOCH":

@@ -42,7 +42,7 @@ PAGE: Final = 500
 class LiveWallets(Protocol):
     """Where the live balances are read."""
 
-    async def read(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
+    async def read_live(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
         """The wallet with its grants, at one instant; None when it is not in Valkey."""
 
 
@@ -108,7 +108,7 @@ async def reconcile_wallet(
     """
     deadline = asyncio.get_running_loop().time() + cut_timeout_s
     while True:
-        reading = await live.read(tenant_id, wallet_id)
+        reading = await live.read_live(tenant_id, wallet_id)
         audit = await store.audit_wallet(tenant_id, wallet_id)
         if reading is None or audit is None or reading.sequence == audit.snapshot.wallet.sequence:
             break

@@ -12,7 +12,7 @@
 local function apply_grant(wallet, grant)
   local asset = asset_of(wallet, grant.asset) or new_asset(wallet, grant.asset)
   add_grant(asset, {
-    grant.grant_id, checked(grant.units), 0, grant.priority, grant.expire_ms, grant.source, grant.effective_ms,
+    grant.grant_id, checked_amount(grant.units), 0, grant.priority, grant.expire_ms, grant.source, grant.effective_ms,
     grant.create_ms,
   })
   return { { 'GRANT', grant.asset, grant.units, grant.grant_id } }

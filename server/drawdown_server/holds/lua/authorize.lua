@@ -33,7 +33,7 @@ local function refusal(wallet, request, open_holds)
   for _, amount in ipairs(request.amounts) do
     local asset = asset_of(wallet, amount.asset)
     local available = asset and asset.available or 0
-    if available < checked(amount.units) then
+    if available < checked_amount(amount.units) then
       return {
         reason = 'INSUFFICIENT_FUNDS', asset = amount.asset, required = amount.units, available = available,
       }

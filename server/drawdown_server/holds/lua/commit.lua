@@ -12,7 +12,7 @@
 local function totals_of(request)
   local totals = {}
   for _, amount in ipairs(request.amounts) do
-    totals[amount.asset] = checked(amount.units)
+    totals[amount.asset] = checked_amount(amount.units)
   end
   return totals
 end

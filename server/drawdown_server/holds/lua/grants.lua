@@ -30,6 +30,7 @@ local function add_grant(asset, grant)
   end
   table.insert(asset.grants, place, grant)
   asset.available = checked(asset.available + grant[FREE])
+  checked(asset.available + asset.held) -- all of it may become available again
   asset.changed = true
 end
 

@@ -27,6 +27,14 @@ local function checked(units)
   return units
 end
 
+-- An amount from a request: never negative.
+local function checked_amount(units)
+  if checked(units) < 0 then
+    error('an amount is negative: ' .. string.format('%.17g', units))
+  end
+  return units
+end
+
 -- The partition was rebuilt since this server learnt its epoch: it must not touch anything.
 local function epoch_is_stale(keys, request)
   return redis.call('HGET', keys[META], 'epoch') ~= request.epoch

@@ -20,14 +20,15 @@ local function score_at(key, rank)
   return tonumber(entry[2])
 end
 
+local function sooner(one, other)
+  return (one == 0 or (other ~= 0 and other < one)) and other or one
+end
+
 -- When something is due next. Writes are still queued: what was expired or forgotten is skipped by its count.
 local function next_due(wallet, expired, forgotten, tombstone_ms)
   local due_ms = score_at(wallet.keys[OPEN], expired) or 0
-  local forget_ms = score_at(wallet.keys[SETTLED], forgotten) or (expired > 0 and wallet.now + tombstone_ms)
-  if forget_ms and (due_ms == 0 or forget_ms < due_ms) then
-    due_ms = forget_ms
-  end
-  return due_ms
+  due_ms = sooner(due_ms, score_at(wallet.keys[SETTLED], forgotten) or 0)
+  return sooner(due_ms, expired > 0 and wallet.now + tombstone_ms or 0)
 end
 
 local function sweep(keys, args)

@@ -1,0 +1,113 @@
+"""``drawdown-server`` as a process of its own, to be terminated and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal
+from uuid import uuid4
+
+from integration.server import POLL_S, WAIT_S
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from drawdown_server.config import Config
+
+Command = Literal["serve", "flush"]
+READY: Final = {"serve": "server.ready", "flush": "flusher.ready"}
+
+
+def environment(config: Config) -> dict[str, str]:
+    """The settings as a process takes them."""
+    values: Mapping[str, Any] = config.model_dump()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DRAWDOWN_")}
+    return inherited | {f"DRAWDOWN_{name.upper()}": str(value) for name, value in values.items()}
+
+
+class Program:
+    """One run after the other of the same command with the same settings."""
+
+    def __init__(self, command: Command, config: Config, directory: Path) -> None:
+        self._command = command
+        self._config = config
+        self._log = directory / f"{command}-{uuid4().hex[:6]}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def launch(self) -> None:
+        """Start the process, and do not wait for it."""
+        assert self._process is None, "started already"
+        self._log_start = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "drawdown_server", self._command],
+                env=environment(self._config),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    async def ready(self) -> int:
+        """Wait until it serves; its port (0 for a flusher)."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                for line in self.log_lines():
+                    if line["event"] == READY[self._command]:
+                        return int(line.get("port", 0))
+                assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log()}"
+                await asyncio.sleep(POLL_S)
+
+    async def start(self) -> int:
+        self.launch()
+        return await self.ready()
+
+    def kill(self) -> None:
+        """Kill -9, as a crash or the machine's memory would."""
+        self.process.kill()
+        self.process.wait()
+        self._process = None
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit_code(self) -> int:
+        """Wait until it has ended by itself."""
+        code = await asyncio.to_thread(self.process.wait, WAIT_S)
+        self._process = None
+        return code
+
+    def log(self) -> str:
+        """What this run printed."""
+        return self._log.read_bytes()[self._log_start :].decode() if self._log.exists() else ""
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The log lines of this run."""
+        lines = (line for line in self.log().splitlines(keepends=True) if line.startswith("{") and line.endswith("\n"))
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.kill()
+
+
+@asynccontextmanager
+async def program(command: Command, config: Config, directory: Path) -> AsyncIterator[Program]:
+    """A started program, killed at the end if it still runs."""
+    running = Program(command, config, directory)
+    try:
+        await running.start()
+        yield running
+    finally:
+        running.close()
