@@ -7,6 +7,7 @@ and their directories deleted at the end, and a run that is killed has its serve
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
+
+# Before gRPC is imported: its fork handlers start threads in a child that is on its way to become Postgres.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import pytest
 

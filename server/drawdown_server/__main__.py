@@ -14,8 +14,8 @@ import typer
 import uvloop
 from pydantic import ValidationError
 
+from drawdown_server.app import check as run_check
 from drawdown_server.app import flush as run_flush
-from drawdown_server.app import open_stores
 from drawdown_server.app import serve as run_serve
 from drawdown_server.config import Config
 from drawdown_server.errors import ConfigurationError, DrawdownError
@@ -70,11 +70,8 @@ def check_config(context: typer.Context) -> None:
     for name, value in values.items():
         typer.echo(f"{name:<{width}}  {value}")
 
-    async def check() -> None:
-        async with open_stores(config):
-            typer.echo("ok: a server can start with these settings")
-
-    _run(check())
+    _run(run_check(config))
+    typer.echo("ok: a server can start with these settings")
 
 
 @commands.command()

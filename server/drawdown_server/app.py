@@ -74,6 +74,8 @@ DRAIN_EXTRA_S: Final = 10.0
 """How long the flusher may take at shutdown to record what is in the outbox; the rest waits safely in Valkey."""
 BLOCKING_READ_EXTRA_MS: Final = 2_000
 """A blocking read is answered this much later than asked for at the latest."""
+LAST_ANSWERS_S: Final = 0.25
+"""From the end of the last call until its answer is on the wire."""
 LIVENESS: Final = "liveness"
 """Health name that says only that the process answers; never depends on a store."""
 
@@ -91,10 +93,7 @@ class Stores:
 async def open_stores(config: Config) -> AsyncIterator[Stores]:
     """Open Postgres and Valkey, refuse what is unfit, and agree with both on the epoch of every partition."""
     async with AsyncExitStack() as opened:
-        missing = await pending(config.postgres_url)
-        if missing:
-            names = ", ".join(missing)
-            raise ConfigurationError(f"the database lacks migrations ({names}): run drawdown-server migrate")
+        await check_schema(config)
         ledger = LedgerStore(await opened.enter_async_context(open_pool(config)))
         client = await opened.enter_async_context(open_client(config.valkey_url, timeout_ms=config.valkey_timeout_ms))
         await check_store(client)
@@ -111,6 +110,33 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         holds.on_stale_epoch(lambda: open_partitions(client, ledger, config.partitions))
         holds.on_missing_library(lambda: load_library(client, library))
         yield Stores(client=client, holds=holds, ledger=ledger)
+
+
+async def check_schema(config: Config) -> None:
+    """Refuse a database that is not at the newest schema.
+
+    Raises:
+        ConfigurationError: With the migrations that it lacks.
+        StoreUnavailableError: It cannot be reached.
+    """
+    missing = await pending(config.postgres_url)
+    if missing:
+        names = ", ".join(missing)
+        raise ConfigurationError(f"the database lacks migrations ({names}): run drawdown-server migrate")
+
+
+async def check(config: Config) -> None:
+    """Whether a server could start with these settings; looks only, changes nothing.
+
+    Raises:
+        ConfigurationError: With what to change.
+        StoreUnavailableError: A store cannot be reached.
+    """
+    await check_schema(config)
+    async with open_pool(config) as pool:
+        await LedgerStore(pool).check_partition_count(config.partitions)
+    async with open_client(config.valkey_url, timeout_ms=config.valkey_timeout_ms) as client:
+        await check_store(client)
 
 
 async def run_flusher(config: Config, stores: Stores, stop: asyncio.Event) -> None:
@@ -137,7 +163,9 @@ class HealthReporter(Protocol):
         """Set the status of one service."""
 
 
-def build_server(config: Config, stores: Stores, changes: ChangeApplier) -> tuple[grpc.aio.Server, HealthReporter]:
+def build_server(
+    config: Config, stores: Stores, changes: ChangeApplier, calls: CallInterceptor
+) -> tuple[grpc.aio.Server, HealthReporter]:
     """The gRPC server with all services, not started."""
     assets = AssetRegistry(stores.ledger)
     loader = WalletLoader(
@@ -155,7 +183,7 @@ def build_server(config: Config, stores: Stores, changes: ChangeApplier) -> tupl
         tombstone_ms=config.tombstone_ms,
     )
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(Caller(tenant_id=config.tenant))],
+        interceptors=[calls],
         options=[
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -210,7 +238,8 @@ async def serve(
     stop_background = asyncio.Event()
     async with open_stores(config) as stores:
         changes = ChangeApplier(stores.holds, stores.ledger)
-        server, health_servicer = build_server(config, stores, changes)
+        calls = CallInterceptor(Caller(tenant_id=config.tenant))
+        server, health_servicer = build_server(config, stores, changes, calls)
         port = bind(server, config)
         await server.start()
         # One dead background task ends the process: better restarted than half alive.
@@ -232,9 +261,20 @@ async def serve(
                 await asyncio.sleep(config.drain_delay_s)
             finally:
                 # Also when a background task died: calls in flight still get their answers.
-                await server.stop(config.drain_grace_s)
+                await end_calls(server, calls, config.drain_grace_s)
                 stop_background.set()
     log.info("server.stopped")
+
+
+async def end_calls(server: grpc.aio.Server, calls: CallInterceptor, grace_s: float) -> None:
+    """Refuse new calls, let those in flight finish, end the rest.
+
+    Streams such as health Watch never finish by themselves; they are ended as soon as no call is left.
+    """
+    stopping = asyncio.create_task(server.stop(grace_s))
+    await asyncio.wait([stopping, asyncio.create_task(calls.idle())], return_when=asyncio.FIRST_COMPLETED)
+    await server.stop(min(grace_s, LAST_ANSWERS_S))
+    await stopping
 
 
 async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:

@@ -5,8 +5,8 @@ Each default starts on a laptop. ``drawdown-server check-config`` prints what is
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
@@ -16,6 +16,8 @@ PARTITIONS_DEFAULT: Final = 64
 PARTITIONS_MAX: Final = 1024
 """Each costs one stream read per flusher cycle and one look per sweep."""
 MASK: Final = "***"
+_PASSWORD_BEFORE_HOST: Final = re.compile(r"(://[^/?#:@]*:)[^/?#]*(?=@)")
+_PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
 
 
 class Config(BaseSettings):
@@ -109,8 +111,7 @@ class Config(BaseSettings):
 
 
 def mask_url(url: str) -> str:
-    """The URL with its password, if any, masked."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", f":{MASK}@")))
+    """The URL with its password, if any, masked: the one before the host, and one among the parameters."""
+    for pattern in (_PASSWORD_BEFORE_HOST, _PASSWORD_IN_QUERY):
+        url = pattern.sub(rf"\1{MASK}", url)
+    return url

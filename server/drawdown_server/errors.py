@@ -89,13 +89,19 @@ class Violation:
     """False when the value is legal in this API but this version does not support it yet."""
 
 
+VIOLATIONS_TOLD_MAX: Final = 5
+"""Violations in the message for people; the BadRequest for programs has the rest."""
+
+
 class InvalidRequestError(DrawdownError):
     """Some fields break rules; all violations at once."""
 
     def __init__(self, violations: list[Violation]) -> None:
         first = violations[0]
         reason = ErrorReason.INVALID_FIELD if any(v.supported for v in violations) else ErrorReason.NOT_SUPPORTED
-        super().__init__(reason, "; ".join(f"{v.field} {v.rule}" for v in violations), field=first.field)
+        told = "; ".join(f"{v.field} {v.rule}" for v in violations[:VIOLATIONS_TOLD_MAX])
+        more = len(violations) - VIOLATIONS_TOLD_MAX
+        super().__init__(reason, f"{told}; and {more} more" if more > 0 else told, field=first.field)
         self.violations = violations
 
 

@@ -182,7 +182,7 @@ async def test_open_holds_are_listed_by_expiry_without_gap_or_repeat(stage: Stag
 async def test_many_holds_of_the_same_millisecond_are_paged(stage: Stage) -> None:
     wallet = await stage.wallet(USD=1000)
     for number in range(300):  # more than the script reads at a time
-        await wallet.hold(f"h{number}", USD=1)
+        await wallet.hold(f"{'Aa.'[number % 3]}{number}", USD=1)  # the order of bytes, not of a dictionary
     holds = {hold.hold_id: 60_000_000_000_000 for hold in await wallet.open_holds()}
     await stage.client.zadd(wallet.keys[5], holds)  # as if all of them expired at once
     listed, after_id = list[str](), ""
@@ -196,6 +196,34 @@ async def test_many_holds_of_the_same_millisecond_are_paged(stage: Stage) -> Non
 async def list_after(wallet: Wallet, after_ms: int, after_id: str, limit: int) -> list[str]:
     request = ListHoldsRequest(**wallet.ids, after_ms=after_ms, after_id=after_id, limit=limit)
     return [hold.hold_id for hold in await wallet.store.list_holds(request)]
+
+
+# --- a full store ------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_store_traps_no_money_and_takes_none(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=10)
+    for hold_id in ("commit", "release"):
+        await wallet.hold(hold_id, USD=2)
+    await wallet.due_hold("late", USD=3)
+    await wallet.due_hold("sweep", USD=3)
+    await stage.client.config_set("maxmemory", 1)
+    try:
+        at_rest = await wallet.at_rest()
+        for refused in (wallet.authorize("more", USD=1), wallet.grant("USD", 1), stage.unloaded("other").load()):
+            with pytest.raises(StoreUnavailableError):
+                await refused
+        assert await wallet.at_rest() == at_rest
+        await wallet.commit("commit", USD=1)
+        await wallet.release("release")
+        await wallet.commit("late", USD=3)
+        assert (await wallet.sweep()).expired == 1
+        assert await wallet.available("USD") == 6
+        assert (await wallet.read_hold("commit")).state is HoldState.COMMITTED
+        assert await wallet.open_holds() == []
+    finally:
+        await stage.client.config_set("maxmemory", 0)
+    await wallet.hold("more", USD=6)
 
 
 # --- the library -------------------------------------------------------------------------------------------------

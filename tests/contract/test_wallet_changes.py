@@ -9,8 +9,8 @@ import pytest
 
 from contract.wallets import CREATE_MS, TENANT, Wallet
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
-from drawdown_server.holds.messages import LoadedAsset, PackedGrant
-from drawdown_server.holds.model import UNITS_MAX, GrantSource, WalletState
+from drawdown_server.holds.messages import Change, GrantChange, LoadedAsset, PackedGrant
+from drawdown_server.holds.model import UNITS_MAX, DenialReason, GrantSource, WalletState
 from drawdown_server.ledger.events import EventKind, Line, LineKind
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ async def test_many_loads_at_once_are_one(stage: Stage) -> None:
     wallet = stage.unloaded()
     replies = await asyncio.gather(*(wallet.load([loaded("USD", packed("g1", 10))]) for _ in range(50)))
     assert sum(reply.loaded for reply in replies) == 1
-    wallet.loaded = [("USD", packed("g1", 10))]
     assert await wallet.available("USD") == 10
 
 
@@ -118,6 +117,65 @@ async def test_an_unknown_wallet_is_an_error_of_every_other_verb(stage: Stage, v
     with pytest.raises(DrawdownError) as missing:
         await VERBS[verb](stage.unloaded())
     assert missing.value.reason is ErrorReason.WALLET_NOT_FOUND
+
+
+def waiting(number: int, units: int = 0, state: WalletState | None = None) -> Change:
+    """A change that Postgres has and the outbox has not: a grant of USD, or a new state."""
+    if state is not None:
+        return Change(change_number=number, kind="STATE", state=state)
+    grant = GrantChange(
+        grant_id=f"g{number}",
+        asset="USD",
+        units=units,
+        priority=0,
+        source=GrantSource.PURCHASE,
+        effective_ms=CREATE_MS,
+        expire_ms=0,
+        create_ms=CREATE_MS,
+        labels="",
+    )
+    return Change(change_number=number, kind="GRANT", grant=grant)
+
+
+async def test_changes_that_wait_are_applied_by_the_load(stage: Stage) -> None:
+    wallet = stage.unloaded()
+    changes = [waiting(8, units=5), waiting(9, state=WalletState.FROZEN), waiting(10, units=1)]
+    await wallet.load([loaded("USD", packed("g1", 10))], sequence=41, change_number=7, changes=changes)
+    reading = await wallet.read()
+    assert (reading.state, reading.sequence, reading.change_number) == ("FROZEN", 44, 10)
+    assert await wallet.grants("USD") == {"g1": (10, 0), "g10": (1, 0), "g8": (5, 0)}
+    assert [(e.kind, e.wallet_sequence, e.change_number) for e in await wallet.events()] == [
+        (EventKind.GRANT, 42, 8),
+        (EventKind.STATE, 43, 9),
+        (EventKind.GRANT, 44, 10),
+    ]
+    at_rest = await wallet.at_rest()
+    assert not (await wallet.load([], changes=changes)).loaded
+    for change in changes:
+        assert not (await wallet.apply(change)).applied
+    assert await wallet.at_rest() == at_rest
+
+
+async def test_a_frozen_wallet_is_never_seen_active(stage: Stage) -> None:
+    wallet = stage.unloaded()
+
+    async def load(_tenant_id: str, _wallet_id: str) -> bool:
+        changes = [waiting(2, state=WalletState.FROZEN)]
+        await wallet.load([loaded("USD", packed("g1", 10))], sequence=1, change_number=1, changes=changes)
+        return True
+
+    stage.store.on_missing_wallet(load)
+    replies = await asyncio.gather(*(wallet.authorize(f"h{number}", USD=1) for number in range(20)))
+    assert {reply.reason for reply in replies} == {DenialReason.WALLET_FROZEN}
+
+
+async def test_a_load_whose_change_cannot_be_applied_loads_nothing(stage: Stage) -> None:
+    wallet = stage.unloaded()
+    at_rest = await wallet.at_rest()
+    with pytest.raises(DrawdownError) as failed:
+        await wallet.load([loaded("USD", packed("g1", 10))], change_number=1, changes=[waiting(2, units=UNITS_MAX)])
+    assert failed.value.reason is ErrorReason.INTERNAL
+    assert await wallet.at_rest() == at_rest
 
 
 # --- apply -------------------------------------------------------------------------------------------------------

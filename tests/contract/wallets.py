@@ -17,6 +17,7 @@ from drawdown_server.holds.messages import (
     ApplyRequest,
     AuthorizeReply,
     AuthorizeRequest,
+    Change,
     CommitRequest,
     GrantChange,
     ListHoldsRequest,
@@ -131,6 +132,7 @@ class Wallet:
         sequence: int = 0,
         change_number: int = 0,
         age_ms: int = 0,
+        changes: list[Change] | None = None,
     ) -> LoadReply:
         reply = await self.store.load(
             LoadRequest(
@@ -140,11 +142,13 @@ class Wallet:
                 sequence=sequence,
                 change_number=change_number,
                 assets=assets or [],
+                changes=changes or [],
             )
         )
         if reply.loaded:
             self.loaded = [(asset.asset, grant) for asset in assets or [] for grant in asset.grants]
-            self.change_number, self.loaded_sequence = change_number, sequence
+            self.change_number = changes[-1].change_number if changes else change_number
+            self.loaded_sequence = sequence
         return reply
 
     async def grant(
@@ -161,7 +165,7 @@ class Wallet:
         labels: str = "",
     ) -> ApplyReply:
         number = number or self.change_number + 1
-        change = GrantChange(
+        grant = GrantChange(
             grant_id=grant_id or f"g{number}",
             asset=asset,
             units=units,
@@ -172,16 +176,16 @@ class Wallet:
             create_ms=create_ms,
             labels=labels,
         )
-        return await self._apply(ApplyRequest(**self.ids, change_number=number, kind="GRANT", grant=change))
+        return await self.apply(Change(change_number=number, kind="GRANT", grant=grant))
 
     async def set_state(self, state: WalletState, *, number: int = 0) -> ApplyReply:
         number = number or self.change_number + 1
-        return await self._apply(ApplyRequest(**self.ids, change_number=number, kind="STATE", state=state))
+        return await self.apply(Change(change_number=number, kind="STATE", state=state))
 
-    async def _apply(self, request: ApplyRequest) -> ApplyReply:
-        reply = await self.store.apply(request)
+    async def apply(self, change: Change) -> ApplyReply:
+        reply = await self.store.apply(ApplyRequest(**self.ids, change=change))
         if reply.applied:
-            self.change_number = request.change_number
+            self.change_number = change.change_number
         return reply
 
     # --- holds ---------------------------------------------------------------------------------------------------

@@ -52,6 +52,13 @@ def reply_end(buffer: bytes, start: int) -> int | None:
     return position
 
 
+async def drop(writer: asyncio.StreamWriter) -> None:
+    """Reset a connection and wait until it is gone."""
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 @dataclass(eq=False)
 class Link:
     """One client's connection and its twin to the store."""
@@ -141,7 +148,7 @@ class TcpProxy:
         except asyncio.CancelledError:
             pass  # the proxy is closing; asyncio would log a handler that was cancelled
         finally:
-            writer.transport.abort()
+            await drop(writer)
 
     async def _join(self, link: Link, client: asyncio.StreamReader, store: asyncio.StreamReader) -> None:
         self._links.add(link)
@@ -153,8 +160,8 @@ class TcpProxy:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             self._links.discard(link)
-            link.client.transport.abort()
-            link.store.transport.abort()
+            await drop(link.client)
+            await drop(link.store)
 
     async def _requests(self, client: asyncio.StreamReader, link: Link) -> None:
         while await self._flow.wait() and (data := await client.read(READ_BYTES)):

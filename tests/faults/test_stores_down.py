@@ -180,7 +180,6 @@ async def recorded_wallet(server: Server) -> str:
     return wallet
 
 
-@pytest.mark.xfail(strict=True, reason="the flusher takes NOREPLICAS, MISCONF and OOM for mistakes of ours and falls")
 async def test_a_store_that_refuses_writes_does_not_end_the_server(config: Config) -> None:
     async with run_server(config) as server:
         wallet = await server.wallet(USD=100)
@@ -206,7 +205,6 @@ async def test_a_store_that_refuses_writes_does_not_end_the_server(config: Confi
         await server.assert_conserved(wallet)
 
 
-@pytest.mark.xfail(strict=True, reason="an attempt to connect that times out leaves its socket open")
 async def test_a_valkey_that_hangs_costs_no_file_descriptors(data_dir: Path, postgres_url: str) -> None:
     async with (
         durable(data_dir, postgres_url) as (valkey, config),

@@ -341,7 +341,6 @@ WORST = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="a status of more than 8 KiB arrives as RESOURCE_EXHAUSTED")
 @pytest.mark.parametrize("request_", WORST.values(), ids=WORST.keys())
 async def test_the_longest_list_of_violations_still_fits_into_a_status(
     server: Server,
@@ -374,7 +373,6 @@ FORGED = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="the cursor goes to Postgres unchecked")
 @pytest.mark.parametrize("rpc", [rpc for rpc in LISTS if rpc != "ListHolds"])
 async def test_a_forged_page_token_is_no_fault_of_the_server(server: Server, rpc: str) -> None:
     await make_victim(server)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import asynccontextmanager
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -111,8 +112,7 @@ async def test_sigterm_answers_calls_in_flight_and_records_everything(
                 try:
                     await health(rpc)
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() is grpc.StatusCode.UNAVAILABLE
-                    return True
+                    return error.code() is grpc.StatusCode.UNAVAILABLE
                 return False
 
             await until(refused)
@@ -179,15 +179,45 @@ async def test_sigterm_ends_a_flusher_once_everything_is_recorded(config: Config
         await server.assert_conserved(wallet)
 
 
-@pytest.mark.xfail(strict=True, reason="health Watch streams count as calls in flight until drain_grace_s is over")
+@pytest.mark.xfail(reason="gRPC ends calls that wait for a handler when the server stops with CANCELLED")
+async def test_a_call_during_the_end_is_answered_or_unavailable(config: Config) -> None:
+    codes: Counter[grpc.StatusCode] = Counter()
+    async with run_server(config) as server:
+        wallet = await server.wallet(USD=1_000_000)
+
+        async def caller(number: int) -> None:
+            calls = 0
+            while True:
+                calls += 1
+                try:
+                    await server.authorize(wallet, f"h{number}-{calls}", USD=1)
+                    codes[grpc.StatusCode.OK] += 1
+                except grpc.aio.AioRpcError as error:
+                    codes[error.code()] += 1
+                    return
+
+        callers = [asyncio.create_task(caller(number)) for number in range(32)]
+
+        async def busy() -> bool:
+            return codes[grpc.StatusCode.OK] > 200
+
+        await until(busy)
+        server.stop.set()
+        await asyncio.gather(*callers)
+        await server.assert_conserved(wallet)
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
+
+
 async def test_a_client_that_watches_health_does_not_hold_up_the_end(config: Config) -> None:
-    patient = config.model_copy(update={"drain_grace_s": 2.0})
+    patient = config.model_copy(update={"drain_grace_s": 20.0})
     async with run_server(patient, assets=False) as server:
         watch = server.health.Watch(health_pb2.HealthCheckRequest())
         seen = [(await watch.read()).status]
         server.stop.set()
-        async with asyncio.timeout(1):
-            while (message := await watch.read()) is not grpc.aio.EOF:
-                seen.append(message.status)
+        async with asyncio.timeout(5):
+            with suppress(grpc.aio.AioRpcError):
+                while (message := await watch.read()) is not grpc.aio.EOF:
+                    seen.append(message.status)
+            assert await watch.code() in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE)
             await asyncio.wait([server.task])
         assert seen == [SERVING, NOT_SERVING]

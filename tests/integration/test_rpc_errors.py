@@ -114,14 +114,12 @@ async def test_a_method_that_is_not_there_is_unimplemented() -> None:
         assert (await failure_of(unknown(b"", timeout=5))).code is grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.xfail(strict=True, reason="the interceptor turns NotImplementedError into INTERNAL")
 async def test_a_method_without_code_is_unimplemented() -> None:
     async with serving(WhoAmI()) as rpc:
         failure = await rpc.failure(pb.GetHoldRequest(wallet_id="w", hold_id="h"))
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
-@pytest.mark.xfail(strict=True, reason="grpc.aio answers UNKNOWN with the text of protobuf's exception")
 @pytest.mark.parametrize(
     "raw", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x7f"], ids=["garbage", "not UTF-8", "short"]
 )

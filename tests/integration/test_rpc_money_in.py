@@ -157,7 +157,6 @@ async def test_many_first_calls_load_a_wallet_once_and_later_ones_ask_postgres_n
     await server.assert_conserved(wallet)
 
 
-@pytest.mark.xfail(strict=True, reason="a wallet is served between its load and the changes that were still pending")
 async def test_a_wallet_is_not_served_before_its_recorded_changes_are_applied(
     shared_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +216,6 @@ async def test_a_wallet_created_by_another_server_is_found_a_moment_later(shared
         await here.assert_conserved("w")
 
 
-@pytest.mark.xfail(strict=True, reason="CreateGrant and FreezeWallet do not clear what the loader remembers as unknown")
 async def test_money_in_is_never_answered_with_not_found_once_it_is_recorded(shared_config: Config) -> None:
     slow_to_learn = shared_config.model_copy(update={"unknown_wallet_ttl_ms": 60_000})
     async with run_server(slow_to_learn) as here, run_server(shared_config) as there:

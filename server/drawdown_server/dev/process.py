@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import random
 import select
 import signal
 import socket
@@ -40,6 +41,11 @@ FREE_PORT_ATTEMPTS: Final = 5  # a free port may be taken between choosing it an
 
 # Waits until its parent's end of the pipe is closed, then signals the server.
 GUARD: Final = 'read -r _; kill -s "$1" "$2" 2>/dev/null'
+
+
+PORTS: Final = (20_000, 32_000)
+"""Below what Linux and macOS give to outgoing connections."""
+PORT_ATTEMPTS_MAX: Final = 100
 
 
 class EmbeddedStackError(Exception):
@@ -290,11 +296,16 @@ def is_alive(pid: int) -> bool:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens at the moment."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 on which nobody listens at the moment.
+
+    Not one that the system hands out to clients: a server that is restarted needs its port again, and any connection
+    made meanwhile could have got that one.
+    """
+    for _ in range(PORT_ATTEMPTS_MAX):
+        port = random.randrange(*PORTS)  # noqa: S311  # no secret
+        if port_is_free(port):
+            return port
+    raise EmbeddedStackError(f"no free port among {PORT_ATTEMPTS_MAX} tried between {PORTS[0]} and {PORTS[1]}")
 
 
 def port_is_free(port: int) -> bool:

@@ -24,7 +24,7 @@ from redis.asyncio.connection import parse_url
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 Reply = bytes | int | list["Reply"] | None
 """What Redis answers; errors are raised."""
@@ -40,7 +40,7 @@ a gateway's patience."""
 WATCH_PARTS: Final = 4
 """The age of the oldest call is looked at this many times per timeout."""
 
-_UNAVAILABLE_PREFIXES: Final = (
+UNAVAILABLE_PREFIXES: Final = (
     "OOM",
     "BUSY",
     "LOADING",
@@ -64,8 +64,9 @@ class FunctionMissingError(StoreUnavailableError):
 class _Socket(asyncio.Protocol):
     """One TCP, TLS or unix connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_answered: Callable[[], None]) -> None:
         self.transport: asyncio.Transport | None = None
+        self._on_answered = on_answered
         self.closed = asyncio.get_running_loop().create_future()
         self.in_flight: deque[tuple[asyncio.Future[Reply], float]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -79,6 +80,7 @@ class _Socket(asyncio.Protocol):
         """Write a packed command; its reply arrives in the future."""
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.transport is None or self.closed.done():
+            self._on_answered()
             future.set_exception(StoreUnavailableError("valkey"))
             return future
         self.in_flight.append((future, self._loop.time()))
@@ -90,6 +92,7 @@ class _Socket(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
                 future, _ = self.in_flight.popleft()
+                self._on_answered()
                 if future.done():  # the caller gave up
                     continue
                 if isinstance(reply, hiredis.ReplyError):
@@ -105,6 +108,7 @@ class _Socket(asyncio.Protocol):
             self.closed.set_result(None)
         while self.in_flight:
             future, _ = self.in_flight.popleft()
+            self._on_answered()
             if not future.done():
                 future.set_exception(StoreUnavailableError("valkey", "the connection to valkey broke"))
 
@@ -124,7 +128,7 @@ def _domain_error(text: str) -> DrawdownError:
     """What a Redis error means to us; its text goes to the log, not to callers."""
     if "unction not found" in text:
         return FunctionMissingError()
-    if text.startswith(_UNAVAILABLE_PREFIXES):
+    if text.startswith(UNAVAILABLE_PREFIXES):
         log.warning("valkey.refused", error=text)
         return StoreUnavailableError("valkey", "valkey cannot take this call now")
     log.error("valkey.error", error=text)
@@ -166,8 +170,8 @@ class PipelinedConnection:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        if self._socket is not None and self._socket.transport is not None:
-            self._socket.transport.close()
+        if self._socket is not None:
+            self._socket.abort()  # not close: that waits for a store that may have stopped reading
             await self._socket.closed
         self._connected.clear()
 
@@ -180,11 +184,15 @@ class PipelinedConnection:
             DrawdownError: INTERNAL, when the script itself failed.
         """
         packed = pack(*command)
-        async with self._room:
+        await self._room.acquire()  # until the reply is here, also when the caller is not any more
+        try:
             if not self._connected.is_set():
                 await self._wait_for_connection()
-            assert self._socket is not None  # noqa: S101  # _connected says so
-            return await self._socket.send(packed)
+        except BaseException:
+            self._room.release()
+            raise
+        assert self._socket is not None  # noqa: S101  # _connected says so
+        return await self._socket.send(packed)
 
     @property
     def in_flight(self) -> int:
@@ -199,20 +207,33 @@ class PipelinedConnection:
             raise StoreUnavailableError("valkey") from None
 
     async def _connect(self) -> _Socket:
-        loop = asyncio.get_running_loop()
-        options = self._options
+        socket: _Socket | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                if "path" in options:
-                    _, socket = await loop.create_unix_connection(_Socket, options["path"])
-                else:
-                    _, socket = await loop.create_connection(
-                        _Socket, options.get("host", "localhost"), options.get("port", 6379), ssl=self._tls
-                    )
+                socket = await self._dial()
                 await self._greet(socket)
-        except (OSError, TimeoutError) as error:
+        except BaseException as error:
+            if socket is not None:
+                socket.abort()
+            if not isinstance(error, OSError | TimeoutError):
+                raise
             log.warning("valkey.connect_failed", error=str(error) or type(error).__name__)
             raise StoreUnavailableError("valkey") from None
+        return socket
+
+    async def _dial(self) -> _Socket:
+        loop = asyncio.get_running_loop()
+        options = self._options
+
+        def new_socket() -> _Socket:
+            return _Socket(self._room.release)
+
+        if "path" in options:
+            _, socket = await loop.create_unix_connection(new_socket, options["path"])
+        else:
+            _, socket = await loop.create_connection(
+                new_socket, options.get("host", "localhost"), options.get("port", 6379), ssl=self._tls
+            )
         return socket
 
     async def _greet(self, socket: _Socket) -> None:
@@ -221,28 +242,38 @@ class PipelinedConnection:
         try:
             if options.get("password"):
                 user = [options["username"]] if options.get("username") else []
-                await socket.send(pack("AUTH", *user, options["password"]))
+                await self._ask(socket, "AUTH", *user, options["password"])
             if options.get("db"):
-                await socket.send(pack("SELECT", options["db"]))
-            await socket.send(pack("CLIENT", "SETNAME", "drawdown"))
+                await self._ask(socket, "SELECT", options["db"])
+            await self._ask(socket, "CLIENT", "SETNAME", "drawdown")
         except DrawdownError as error:
             socket.abort()
             raise StoreUnavailableError("valkey", "valkey refused the connection") from error
 
+    async def _ask(self, socket: _Socket, *command: bytes | str | int) -> None:
+        await self._room.acquire()
+        await socket.send(pack(*command))
+
     async def _keep_connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = RECONNECT_PAUSE_S
         while True:
             assert self._socket is not None  # noqa: S101  # open() has set it
+            since_s = loop.time()
             await self._watch(self._socket)
             self._connected.clear()
             log.warning("valkey.connection_lost")
-            pause_s = RECONNECT_PAUSE_S
+            if loop.time() - since_s > RECONNECT_PAUSE_MAX_S:
+                pause_s = RECONNECT_PAUSE_S
+            else:  # a store that accepts us and drops us at once is no better than one that is down
+                await asyncio.sleep(pause_s)
             while not self._connected.is_set():
+                pause_s = min(pause_s * 2, RECONNECT_PAUSE_MAX_S)
                 try:
                     self._socket = await self._connect()
                     self._connected.set()
                 except StoreUnavailableError:
                     await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 2, RECONNECT_PAUSE_MAX_S)
             log.info("valkey.connected_again")
 
     async def _watch(self, socket: _Socket) -> None:

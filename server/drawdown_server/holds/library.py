@@ -25,8 +25,8 @@ PARTS: Final = (
     "commit.lua",
     "release.lua",
     "sweep.lua",
-    "load.lua",
     "apply.lua",
+    "load.lua",
     "read.lua",
     "register.lua",
 )

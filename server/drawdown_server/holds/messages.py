@@ -120,6 +120,8 @@ class LoadRequest(WalletRequest, kw_only=True):
     sequence: int
     change_number: int
     assets: list[LoadedAsset]
+    changes: list[Change]
+    """Changes after that which Postgres has recorded, in order: nobody may see the wallet without them."""
 
 
 class GrantChange(msgspec.Struct, frozen=True):
@@ -136,13 +138,19 @@ class GrantChange(msgspec.Struct, frozen=True):
     labels: str
 
 
-class ApplyRequest(WalletRequest, kw_only=True):
-    """Request of ``apply``: one numbered change of a wallet, which Postgres has recorded."""
+class Change(msgspec.Struct, frozen=True):
+    """One numbered change of a wallet, which Postgres has recorded."""
 
     change_number: int
     kind: Literal["GRANT", "STATE"]
     grant: GrantChange | None = None
     state: WalletState | None = None
+
+
+class ApplyRequest(WalletRequest, kw_only=True):
+    """Request of ``apply``."""
+
+    change: Change
 
 
 class ReadWalletRequest(WalletRequest, kw_only=True):

@@ -34,13 +34,16 @@ async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
     No retries: redis-py would send a command again whose outcome it does not know, ten times by default.
     """
     timeout_s = timeout_ms / 1000
-    client: Redis = Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        client_name="drawdown-admin",
-    )
+    try:
+        client: Redis = Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            client_name="drawdown-admin",
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"the URL of valkey is none: {error}") from error
     try:
         yield client
     finally:

@@ -16,7 +16,7 @@ import asyncpg
 from asyncpg import exceptions as pg
 from asyncpg.exceptions import _base as pg_client
 
-from drawdown_server.errors import StoreUnavailableError
+from drawdown_server.errors import ConfigurationError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -61,6 +61,9 @@ def translated() -> Iterator[None]:
         yield
     except pg_client.DataError:
         raise  # an argument of the wrong type: also an InterfaceError, but a mistake of the caller
+    except (pg.InvalidAuthorizationSpecificationError, pg.InvalidCatalogNameError) as error:
+        # Nothing that goes away by itself. The text names the user or the database, never the password.
+        raise ConfigurationError(f"postgres refuses the connection: {error}") from error
     except _UNAVAILABLE as error:
         raise StoreUnavailableError("postgres") from error
 

@@ -25,6 +25,14 @@ class PartitionCountError(ConfigurationError):
     """This server is configured with another number of partitions than the installation has."""
 
 
+def _check_count(installed: int, configured: int) -> None:
+    if installed != configured:
+        raise PartitionCountError(
+            f"this installation has {installed} partitions, this server is configured with {configured}; "
+            f"set DRAWDOWN_PARTITIONS={installed} (the number is fixed for the life of an installation)"
+        )
+
+
 class PartitionStore(Database):
     """Partitions."""
 
@@ -36,13 +44,19 @@ class PartitionStore(Database):
         """
         async with self._transaction() as connection:
             await connection.execute(QUERIES["installation_create"], count)
-            installed = await connection.fetchval(QUERIES["installation_get"])
-            if installed != count:
-                raise PartitionCountError(
-                    f"this installation has {installed} partitions, this server is configured with {count}; "
-                    f"set DRAWDOWN_PARTITIONS={installed} (the number is fixed for the life of an installation)"
-                )
+            _check_count(await connection.fetchval(QUERIES["installation_get"]), count)
             await connection.execute(QUERIES["partitions_create"], count)
+
+    async def check_partition_count(self, count: int) -> None:
+        """Check that this number of partitions fits the installation, if there is one yet; changes nothing.
+
+        Raises:
+            PartitionCountError: It has another number.
+        """
+        async with self._connection() as connection:
+            installed = await connection.fetchval(QUERIES["installation_get"])
+        if installed is not None:
+            _check_count(installed, count)
 
     async def read_partitions(self) -> list[PartitionRow]:
         """Every partition, by number."""

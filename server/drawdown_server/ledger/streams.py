@@ -7,15 +7,17 @@ The client must not decode replies, must not retry by itself, and its socket tim
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import msgspec
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError, WatchError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError, WatchError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
+from drawdown_server.holds.connection import UNAVAILABLE_PREFIXES
 from drawdown_server.ledger.events import FIELD
 from drawdown_server.ledger.rows import POSITION_START
 
@@ -30,7 +32,9 @@ StreamEntry: TypeAlias = tuple[str, bytes]
 _RawEntry: TypeAlias = "tuple[bytes, list[bytes] | None]"
 
 _UNAVAILABLE: Final = (OSError, RedisConnectionError, RedisTimeoutError, ReadOnlyError)
-_UNAVAILABLE_REPLIES: Final = ("LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "READONLY")
+_UNAVAILABLE_CLASSES: Final = (BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+# In a pipeline redis-py puts words of its own before the reply.
+_UNAVAILABLE_REPLY: Final = re.compile(rf"(?:^|caused error: )(?:{'|'.join(UNAVAILABLE_PREFIXES)})\b")
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
@@ -55,7 +59,8 @@ def unavailable(error: Exception) -> Exception:
     """The error to raise for one of redis-py: ours if Valkey is not there now, else the error itself."""
     if isinstance(error, _UNAVAILABLE):
         return StoreUnavailableError("valkey")
-    if isinstance(error, ResponseError) and str(error).startswith(_UNAVAILABLE_REPLIES):
+    # redis-py takes some prefixes off the text and makes classes of them.
+    if isinstance(error, _UNAVAILABLE_CLASSES) or _UNAVAILABLE_REPLY.search(str(error)):
         return StoreUnavailableError("valkey")
     return error
 

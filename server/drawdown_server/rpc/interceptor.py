@@ -6,16 +6,18 @@ everything else into INTERNAL with the whole story in the log and nothing of it 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from drawdown_server.errors import CODES, DrawdownError, ErrorReason, InvalidRequestError
+from drawdown_server.errors import CODES, DrawdownError, ErrorReason, InvalidRequestError, Violation
 from drawdown_server.identity.caller import set_caller
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ log = structlog.get_logger(__name__)
 ERROR_DOMAIN: Final = "drawdown.dev"
 RETRY_DELAY_MS: Final = 50
 """When to try again after UNAVAILABLE: longer than a reconnect takes."""
+VIOLATION_BYTES_MAX: Final = 3 * 1024
+"""Of fields and rules in one status. gRPC's limit for all metadata is 8 KiB, and it sends these bytes as base64."""
 OWN_SERVICES: Final = "/drawdown.v1."
 """Health and reflection have their own ways and go past this interceptor."""
 
@@ -49,7 +53,7 @@ def status_of(error: DrawdownError) -> status_pb2.Status:
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.rule)
-                    for violation in error.violations
+                    for violation in _that_fit(error.violations)
                 ]
             )
         )
@@ -61,6 +65,17 @@ def status_of(error: DrawdownError) -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _that_fit(violations: list[Violation]) -> list[Violation]:
+    """The first violations, as many as fit into a status: gRPC refuses metadata that is larger than it likes."""
+    fitting, room = [], VIOLATION_BYTES_MAX
+    for violation in violations:
+        room -= len(violation.field.encode()) + len(violation.rule.encode())
+        if room < 0:
+            break
+        fitting.append(violation)
+    return fitting
 
 
 class CallContext(Protocol):
@@ -79,6 +94,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no call is in flight."""
+        await self._idle.wait()
 
     async def intercept_service(
         self,
@@ -92,21 +114,38 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             return handler
         # The stubs describe the blocking server here; ours is grpc.aio's.
         inner = cast("Callable[[_Request, CallContext], Awaitable[_Response]]", handler.unary_unary)
+        deserialize = cast("Callable[[bytes], _Request]", handler.request_deserializer)
 
-        async def call(request: _Request, context: CallContext) -> _Response:
-            set_caller(self._caller)
+        async def call(raw: bytes, context: CallContext) -> _Response:
+            self._in_flight += 1
+            self._idle.clear()
             try:
-                return await inner(request, context)
+                set_caller(self._caller)
+                return await inner(_parsed(raw, deserialize), context)
             except DrawdownError as error:
                 failure = error
+            except NotImplementedError:
+                failure = DrawdownError(ErrorReason.NOT_IMPLEMENTED, f"{method} is not implemented")
             except Exception:
                 log.exception("rpc.failed", method=method)
                 failure = DrawdownError(ErrorReason.INTERNAL, "internal error")
+            finally:
+                self._in_flight -= 1
+                if self._in_flight == 0:
+                    self._idle.set()
             await context.abort_with_status(rpc_status.to_status(status_of(failure)))
             raise AssertionError("abort_with_status always raises")
 
+        # Bytes arrive as they are: gRPC's own answer to those that are no message tells the parser's text.
         return grpc.unary_unary_rpc_method_handler(
             cast("Callable[[_Request, grpc.ServicerContext], _Response]", call),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
+
+
+def _parsed(raw: bytes, deserialize: Callable[[bytes], _Request]) -> _Request:
+    try:
+        return deserialize(raw)
+    except DecodeError:
+        raise InvalidRequestError([Violation("request", "must be a message of this method")]) from None

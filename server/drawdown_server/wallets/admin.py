@@ -96,7 +96,7 @@ class WalletAdmin:
         """
         row, changed = await self._ledger.set_wallet_state(tenant_id, wallet_id, state, reason)
         # Also when nothing changed: an earlier call may have died between Postgres and Redis.
-        await self._changes.catch_up(tenant_id, wallet_id)
+        await self._make_live(tenant_id, wallet_id)
         if changed:
             log.info("wallet.state_changed", tenant_id=tenant_id, wallet_id=wallet_id, state=state, reason=reason)
         return row
@@ -138,9 +138,14 @@ class WalletAdmin:
             wanted = {"asset": asset, "units": units, "priority": priority, "source": source, "labels": labels}
             _check_same("grant", grant_id, row, wanted)
         # Also for a grant made before: the call that made it may have died before it became usable.
-        await self._changes.catch_up(tenant_id, wallet_id)
+        await self._make_live(tenant_id, wallet_id)
         reading = await self._holds.read(tenant_id, wallet_id, assets=[asset])
         return row, reading.balances[0], not created
+
+    async def _make_live(self, tenant_id: str, wallet_id: str) -> None:
+        """Apply what Postgres has recorded. It knows the wallet, whatever the loader remembers of a moment ago."""
+        self._loader.forget_unknown(tenant_id, wallet_id)
+        await self._changes.catch_up(tenant_id, wallet_id)
 
 
 def _check_same(resource: str, resource_id: str, row: object, wanted: dict[str, object]) -> None:

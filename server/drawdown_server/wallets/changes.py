@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
-from drawdown_server.holds.messages import ApplyRequest, GrantChange
+from drawdown_server.holds.messages import ApplyRequest, Change, GrantChange
 from drawdown_server.ledger.rows import ChangeKind
 
 if TYPE_CHECKING:
@@ -36,12 +36,10 @@ RUN_INTERVAL_S: Final = 2.0
 """Pause between rounds of looking for such changes."""
 
 
-def apply_request(tenant_id: str, wallet_id: str, change: ChangeRow) -> ApplyRequest:
-    """A recorded change as ``apply.lua`` takes it."""
+def recorded_change(change: ChangeRow) -> Change:
+    """A recorded change as the scripts take it."""
     grant = change.grant
-    return ApplyRequest(
-        tenant_id=tenant_id,
-        wallet_id=wallet_id,
+    return Change(
         change_number=change.change_number,
         kind="GRANT" if change.kind is ChangeKind.GRANT else "STATE",
         state=change.state,
@@ -78,7 +76,8 @@ class ChangeApplier:
             tenant_id, wallet_id, after_change_number, CHANGES_PER_READ
         ):
             for change in changes:
-                reply = await self._holds.apply(apply_request(tenant_id, wallet_id, change))
+                request = ApplyRequest(tenant_id=tenant_id, wallet_id=wallet_id, change=recorded_change(change))
+                reply = await self._holds.apply(request)
                 if reply.status == "GAP":
                     # Redis knows less than we were told: somebody rebuilt it in the meantime. Begin where it is.
                     after_change_number = reply.change_number

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from drawdown_server import clock
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.messages import LoadedAsset, LoadRequest, PackedGrant
+from drawdown_server.wallets.changes import recorded_change
 
 if TYPE_CHECKING:
     from drawdown_server.holds.store import HoldStore
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_ENTRIES_MAX: Final = 100_000
 """Unknown wallets remembered; past this all are forgotten."""
+CHANGES_PER_LOAD: Final = 500
+"""Changes applied in the same script as the load, about 10 us each; more than that are applied one by one after it."""
 TICKET_ATTEMPTS_MAX: Final = 2
 """A load whose read of Postgres took longer than a ticket lives is tried once more."""
 
@@ -75,7 +78,8 @@ class WalletLoader:
                     return False
                 reply = await self._holds.load(load_request(snapshot, ticket_ms))
                 if reply.status == "OK":
-                    await self._changes.apply_all(tenant_id, wallet_id, snapshot.wallet.applied_change_number)
+                    if not reply.loaded or len(snapshot.pending) > CHANGES_PER_LOAD:
+                        await self._changes.catch_up(tenant_id, wallet_id)
                     return True
         raise StoreUnavailableError("postgres", "postgres took too long to load the wallet")
 
@@ -86,7 +90,10 @@ class WalletLoader:
 
 
 def load_request(snapshot: WalletSnapshot, ticket_ms: int) -> LoadRequest:
-    """A wallet as Postgres recorded it, as ``load.lua`` takes it. Nothing is held: holds live in Redis only."""
+    """A wallet as Postgres recorded it, as ``load.lua`` takes it, with the changes that were recorded since.
+
+    Nothing is held: holds live in Redis only.
+    """
     wallet = snapshot.wallet
     return LoadRequest(
         tenant_id=wallet.tenant_id,
@@ -117,4 +124,5 @@ def load_request(snapshot: WalletSnapshot, ticket_ms: int) -> LoadRequest:
             )
             for balance in snapshot.balances
         ],
+        changes=[recorded_change(change) for change in snapshot.pending[:CHANGES_PER_LOAD]],
     )

@@ -20,7 +20,7 @@ local function burns_before(a, b)
   if a[CREATE] ~= b[CREATE] then
     return a[CREATE] < b[CREATE]
   end
-  return a[ID] < b[ID]
+  return text_before(a[ID], b[ID])
 end
 
 local function add_grant(asset, grant)

@@ -1,8 +1,9 @@
--- load.lua: bring a wallet from Postgres, as of the last event that Postgres recorded.
+-- load.lua: bring a wallet from Postgres, as of the last event that Postgres recorded, and apply the changes that came
+-- after it in the same step: nobody may see a wallet that is already frozen there as active.
 --
 -- ARGV   request: epoch, tenant_id, wallet_id, ticket_ms (Redis TIME taken before Postgres was read), state, sequence,
 --        change_number, assets {asset, debt, overdraft_limit, grants {id, free, 0, priority, expire_ms, source,
---        effective_ms, create_ms}}
+--        effective_ms, create_ms}}, changes (as in apply.lua, in order)
 -- Reply  OK {loaded: whether this call did it} | TICKET_EXPIRED | STALE_EPOCH
 -- Checks, the first that fails decides: epoch; already here (what is live is never overwritten); ticket.
 
@@ -36,6 +37,9 @@ local function load(keys, args)
     for _, grant in ipairs(row.grants) do
       add_grant(asset, grant)
     end
+  end
+  for _, change in ipairs(request.changes) do
+    apply_change(wallet, change)
   end
   save(wallet)
   return answer({ status = 'OK', loaded = true })

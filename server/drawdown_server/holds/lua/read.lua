@@ -9,7 +9,7 @@
 
 local function all_assets(keys)
   local codes = redis.call('HKEYS', keys[WALLET])
-  table.sort(codes)
+  table.sort(codes, text_before)
   local assets = {}
   for _, code in ipairs(codes) do
     if code ~= 'head' then
@@ -72,7 +72,7 @@ local function list_holds(keys, args)
       'ZRANGEBYSCORE', keys[OPEN], request.after_ms, '+inf', 'WITHSCORES', 'LIMIT', offset, LIST_CHUNK
     )
     for i = 1, #entries, 2 do
-      local is_after = tonumber(entries[i + 1]) > request.after_ms or entries[i] > request.after_id
+      local is_after = tonumber(entries[i + 1]) > request.after_ms or text_before(request.after_id, entries[i])
       if is_after and #holds < request.limit then
         holds[#holds + 1] = hold_reply(find_hold(keys, entries[i]))
       end

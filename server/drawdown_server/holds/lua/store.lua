@@ -35,6 +35,17 @@ local function checked_amount(units)
   return units
 end
 
+-- Byte order, as sorted sets have it: Lua's < follows the locale in which the store was started.
+local function text_before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then
+      return x < y
+    end
+  end
+  return #a < #b
+end
+
 -- The partition was rebuilt since this server learnt its epoch: it must not touch anything.
 local function epoch_is_stale(keys, request)
   return redis.call('HGET', keys[META], 'epoch') ~= request.epoch
