@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -75,7 +75,7 @@ DRAIN_EXTRA_S: Final = 10.0
 BLOCKING_READ_EXTRA_MS: Final = 2_000
 """A blocking read is answered this much later than asked for at the latest."""
 LAST_ANSWERS_S: Final = 0.25
-"""From the end of the last call until its answer is on the wire."""
+"""From the end of the last call until its answer is on the wire, and those that came meanwhile are refused."""
 LIVENESS: Final = "liveness"
 """Health name that says only that the process answers; never depends on a store."""
 
@@ -271,10 +271,13 @@ async def end_calls(server: grpc.aio.Server, calls: CallInterceptor, grace_s: fl
 
     Streams such as health Watch never finish by themselves; they are ended as soon as no call is left.
     """
-    stopping = asyncio.create_task(server.stop(grace_s))
-    await asyncio.wait([stopping, asyncio.create_task(calls.idle())], return_when=asyncio.FIRST_COMPLETED)
-    await server.stop(min(grace_s, LAST_ANSWERS_S))
-    await stopping
+    calls.refuse_new()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(grace_s):
+            await calls.idle()
+            # gRPC ends what is waiting for a handler with CANCELLED, which nobody sends again: empty its queue first.
+            await asyncio.sleep(LAST_ANSWERS_S)
+    await server.stop(LAST_ANSWERS_S)
 
 
 async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:

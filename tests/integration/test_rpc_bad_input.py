@@ -68,9 +68,9 @@ BAD_UNITS = {"negative": -1, "2^53": MOST + 1, "most negative": -(2**63), "large
 BAD_LABELS: dict[str, tuple[dict[str, str], str]] = {
     "17 labels": ({str(n): "" for n in range(17)}, "labels"),
     "empty key": ({"": "v"}, "labels"),
-    "key of 65": ({"k" * 65: "v"}, "labels key"),
-    "key with a newline": ({"a\n": "v"}, "labels key"),
-    "key with a NUL": ({"a\0": "v"}, "labels key"),
+    "key of 65": ({"k" * 65: "v"}, "labels"),
+    "key with a newline": ({"a\n": "v"}, "labels"),
+    "key with a NUL": ({"a\0": "v"}, "labels"),
     "value of 257": ({"k": "v" * 257}, "labels[k]"),
     "value with a NUL": ({"k": "\0"}, "labels[k]"),
 }

@@ -188,7 +188,7 @@ class PostgresProcess(ServerProcess):
     def _spawn(self, log: int, inherit: tuple[int, ...]) -> subprocess.Popen[bytes]:
         settings = SETTINGS | {"port": str(self.port)}
         if not self.fsync:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         arguments = [f"--{name}={value}" for name, value in settings.items()]
         return subprocess.Popen(  # noqa: S603 - our own program and arguments
             [self._programs / "postgres", "-D", self._path_for_server(self._data), *arguments],

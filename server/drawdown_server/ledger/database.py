@@ -31,6 +31,8 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 CLIENT_TIMEOUT_EXTRA_S: Final = 1.0
 """How much longer we wait than Postgres' own limit, so that its clear answer arrives when it is alive."""
 
+ACQUIRE_TIMEOUT_S: Final = 5.0
+"""Longest wait for one of the pool's connections: a Postgres that hangs must not collect callers for ever."""
 CONNECT_TIMEOUT_S: Final = 5.0
 """Longest wait for a new connection: a dead host must not look like a slow one."""
 
@@ -114,14 +116,14 @@ class Database:
     async def _connection(self) -> AsyncIterator[Connection]:
         """A connection for single statements."""
         with translated():
-            async with self._pool.acquire() as connection:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 yield connection
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
         """A connection inside one READ COMMITTED transaction."""
         with translated():
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
                 yield connection
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from drawdown_server.ledger.database import Database, translated
+from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Database, translated
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import (
     DeadLetterRow,
@@ -78,7 +78,7 @@ class EntryStore(Database):
         """
         with translated():
             async with (
-                self._pool.acquire() as connection,
+                self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 snapshot = await read_snapshot(connection, tenant_id, wallet_id)

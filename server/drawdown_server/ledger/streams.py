@@ -7,7 +7,6 @@ The client must not decode replies, must not retry by itself, and its socket tim
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import msgspec
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from redis.asyncio import Redis
+    from redis.asyncio.client import Pipeline
 
 StreamEntry: TypeAlias = tuple[str, bytes]
 """Stream id, value of the event's field."""
@@ -33,8 +33,6 @@ _RawEntry: TypeAlias = "tuple[bytes, list[bytes] | None]"
 
 _UNAVAILABLE: Final = (OSError, RedisConnectionError, RedisTimeoutError, ReadOnlyError)
 _UNAVAILABLE_CLASSES: Final = (BusyLoadingError, OutOfMemoryError, ReadOnlyError)
-# In a pipeline redis-py puts words of its own before the reply.
-_UNAVAILABLE_REPLY: Final = re.compile(rf"(?:^|caused error: )(?:{'|'.join(UNAVAILABLE_PREFIXES)})\b")
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
@@ -60,7 +58,7 @@ def unavailable(error: Exception) -> Exception:
     if isinstance(error, _UNAVAILABLE):
         return StoreUnavailableError("valkey")
     # redis-py takes some prefixes off the text and makes classes of them.
-    if isinstance(error, _UNAVAILABLE_CLASSES) or _UNAVAILABLE_REPLY.search(str(error)):
+    if isinstance(error, _UNAVAILABLE_CLASSES) or str(error).startswith(UNAVAILABLE_PREFIXES):
         return StoreUnavailableError("valkey")
     return error
 
@@ -110,10 +108,19 @@ async def trim(redis: Redis, positions: Mapping[str, str]) -> None:
     pipeline = redis.pipeline(transaction=False)
     for key, position in positions.items():
         pipeline.execute_command("XTRIM", key, "MINID", position)
+    await _replies(pipeline)
+
+
+async def _replies(pipeline: Pipeline) -> list[object]:
+    """The replies of a pipeline; the first error among them as it is, without redis-py's own words before it."""
     try:
-        await pipeline.execute()
+        replies = cast("list[object]", await pipeline.execute(raise_on_error=False))
     except Exception as error:
         raise unavailable(error) from error
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise unavailable(reply)
+    return replies
 
 
 async def read_infos(redis: Redis, names: Sequence[str]) -> list[StreamInfo]:
@@ -141,10 +148,7 @@ async def read_epochs(redis: Redis, partitions: Sequence[int]) -> list[int]:
     pipeline = redis.pipeline(transaction=False)
     for partition in partitions:
         pipeline.hget(keys.meta(partition), "epoch")
-    try:
-        return [int(value or 0) for value in await pipeline.execute()]
-    except Exception as error:
-        raise unavailable(error) from error
+    return [int(cast("bytes | None", value) or 0) for value in await _replies(pipeline)]
 
 
 async def has_entries(redis: Redis, ids: Sequence[tuple[str, str]]) -> list[bool]:
@@ -152,10 +156,7 @@ async def has_entries(redis: Redis, ids: Sequence[tuple[str, str]]) -> list[bool
     pipeline = redis.pipeline(transaction=False)
     for key, stream_id in ids:
         pipeline.xrange(key, stream_id, stream_id, 1)
-    try:
-        return [bool(found) for found in await pipeline.execute()]
-    except Exception as error:
-        raise unavailable(error) from error
+    return [bool(found) for found in await _replies(pipeline)]
 
 
 async def raise_epoch(redis: Redis, partition: int, epoch: int) -> int:

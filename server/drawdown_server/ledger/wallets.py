@@ -13,7 +13,7 @@ import msgspec
 
 from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds.model import OveragePolicy, WalletState
-from drawdown_server.ledger.database import Connection, Database, translated
+from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Connection, Database, translated
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import (
     AssetRow,
@@ -131,7 +131,7 @@ class WalletStore(Database):
         """
         with translated():
             async with (
-                self._pool.acquire() as connection,
+                self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
                 return await read_snapshot(connection, tenant_id, wallet_id)

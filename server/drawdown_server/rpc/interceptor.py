@@ -17,7 +17,14 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from drawdown_server.errors import CODES, DrawdownError, ErrorReason, InvalidRequestError, Violation
+from drawdown_server.errors import (
+    CODES,
+    DrawdownError,
+    ErrorReason,
+    InvalidRequestError,
+    StoreUnavailableError,
+    Violation,
+)
 from drawdown_server.identity.caller import set_caller
 
 if TYPE_CHECKING:
@@ -95,8 +102,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._in_flight = 0
+        self._is_refusing = False
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def refuse_new(self) -> None:
+        """Answer every new call with UNAVAILABLE: this server is ending, another one will take it."""
+        self._is_refusing = True
+
+    def _check_not_draining(self) -> None:
+        if self._is_refusing:
+            raise StoreUnavailableError("server", "this server is draining")
 
     async def idle(self) -> None:
         """Return when no call is in flight."""
@@ -120,6 +136,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             self._in_flight += 1
             self._idle.clear()
             try:
+                self._check_not_draining()
                 set_caller(self._caller)
                 return await inner(_parsed(raw, deserialize), context)
             except DrawdownError as error:

@@ -118,9 +118,10 @@ class Checks:
         for key, value in labels.items():
             if not key:
                 self.fail(field, "must not have an empty key")
-            # A key that breaks the rules is not repeated: it is what may be hostile.
-            self.text(f"{field} key", key, most=LABEL_KEY_CHARS_MAX)
-            self.text(f"{field}[{key}]" if key.isprintable() and len(key) <= LABEL_KEY_CHARS_MAX else field, value)
+            if len(key) <= LABEL_KEY_CHARS_MAX and key.isprintable():
+                self.text(f"{field}[{key}]", value)
+            else:  # the key itself is not repeated: it is what may be hostile
+                self.fail(field, f"must have keys of 1-{LABEL_KEY_CHARS_MAX} printable characters")
 
     def ttl(self, field: str, ttl: Duration) -> int:
         """A ttl in milliseconds."""
