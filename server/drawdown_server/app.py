@@ -109,6 +109,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         holds = HoldStore(connection, library, epochs)
         holds.on_stale_epoch(lambda: open_partitions(client, ledger, config.partitions))
         holds.on_missing_library(lambda: load_library(client, library))
+        connection.on_reconnect(holds.learn_epochs)
         yield Stores(client=client, holds=holds, ledger=ledger)
 
 

@@ -234,6 +234,40 @@ async def test_a_settled_hold_is_remembered_and_then_forgotten(stage: Stage) -> 
     assert await wallet.due_ms() == kept.settle_ms + TOMBSTONE_MS
 
 
+async def test_a_committed_hold_is_remembered_until_the_ledger_has_it(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=10)
+    await wallet.hold("first", USD=1)
+    await wallet.commit("first", tombstone_ms=1, USD=1)
+    await wallet.hold("released", USD=1)
+    await wallet.release("released", tombstone_ms=1)
+    await stage.until(await stage.store.now_ms() + 1)
+    swept = await wallet.sweep(recorded=False)
+    assert (swept.forgotten, swept.more) == (1, False)
+    assert (await wallet.commit("first", USD=1)).replayed
+    assert 0 < await wallet.due_ms() <= await stage.store.now_ms() + 1_000  # it is looked at again soon
+    await wallet.hold("second", USD=1)
+    await wallet.commit("second", USD=1)
+    await stage.until(await wallet.due_ms())
+    assert (await wallet.sweep(recorded=False)).forgotten == 0
+    await stage.until(await wallet.due_ms())
+    assert (await wallet.sweep(recorded=True)).forgotten == 1
+    with pytest.raises(HoldUnknownError):
+        await wallet.commit("first", USD=1)
+
+
+async def test_a_late_commit_that_is_refused_is_remembered_for_longer(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=5)
+    late = await wallet.hold("late", ttl_ms=1, USD=5)
+    await stage.until(late.expire_ms)
+    await wallet.sweep(tombstone_ms=1)
+    await wallet.hold("other", USD=5)
+    with pytest.raises(DrawdownError):
+        await wallet.commit("late", USD=5)
+    assert (await wallet.sweep(tombstone_ms=1)).forgotten == 0
+    await wallet.release("other")
+    assert (await wallet.commit("late", USD=5)).hold.late
+
+
 async def test_a_due_score_follows_the_earliest_thing_to_do(stage: Stage) -> None:
     wallet = await stage.wallet(USD=10)
     assert await wallet.due_ms() == 0

@@ -247,7 +247,7 @@ VERBS: Final[dict[str, Callable[[Wallet], Awaitable[object]]]] = {
     "commit": lambda wallet: wallet.commit("h1", USD=1),
     "release": lambda wallet: wallet.release("h1"),
     "bury": lambda wallet: wallet.release("h3", bury=True),
-    "sweep": lambda wallet: wallet.sweep(),
+    "sweep": lambda wallet: wallet.sweep(recorded=False),
     "load": lambda wallet: wallet.load(),
     "grant": lambda wallet: wallet.grant("USD", 5),
     "freeze": lambda wallet: wallet.set_state(WalletState.FROZEN),

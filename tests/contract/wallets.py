@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.fingerprint import fingerprint
 from drawdown_server.holds.messages import (
@@ -74,6 +75,8 @@ class Stage:
     library: Library
     epochs: list[int]
     wallets: list[Wallet] = field(default_factory=list)
+    recorded: dict[str, dict[bytes, dict[bytes, bytes]]] = field(default_factory=dict)
+    """Events by outbox that were trimmed because Postgres has them, as the flusher would."""
 
     def unloaded(self, wallet_id: str = "w1", tenant_id: str = TENANT) -> Wallet:
         """A wallet that the store does not know yet."""
@@ -134,17 +137,21 @@ class Wallet:
         age_ms: int = 0,
         changes: list[Change] | None = None,
     ) -> LoadReply:
+        ticket = await self.store.ticket(**self.ids)
         reply = await self.store.load(
             LoadRequest(
                 **self.ids,
-                ticket_ms=await self.store.now_ms() - age_ms,
+                ticket_ms=ticket.time_ms - age_ms,
                 state=state,
                 sequence=sequence,
                 change_number=change_number,
                 assets=assets or [],
                 changes=changes or [],
-            )
+            ),
+            ticket,
         )
+        if reply.status == "STALE_EPOCH":
+            raise StoreUnavailableError("valkey")  # as every other verb
         if reply.loaded:
             self.loaded = [(asset.asset, grant) for asset in assets or [] for grant in asset.grants]
             self.change_number = changes[-1].change_number if changes else change_number
@@ -255,7 +262,12 @@ class Wallet:
             ReleaseRequest(**self.ids, hold_id=hold_id, tombstone_ms=tombstone_ms, bury=bury)
         )
 
-    async def sweep(self, *, tombstone_ms: int = TOMBSTONE_MS) -> SweepReply:
+    async def sweep(self, *, tombstone_ms: int = TOMBSTONE_MS, recorded: bool = True) -> SweepReply:
+        """Sweep, by default in a world where Postgres has recorded everything."""
+        entries = await self.stage.client.xrange(self.keys[1])
+        if recorded and entries:
+            self.stage.recorded.setdefault(self.keys[1], {}).update(entries)
+            await self.stage.client.xtrim(self.keys[1], minid=entries[-1][0], approximate=False)
         return await self.store.sweep(SweepRequest(**self.ids, tombstone_ms=tombstone_ms))
 
     # --- looking -------------------------------------------------------------------------------------------------
@@ -291,9 +303,9 @@ class Wallet:
             after_ms, after_id = found[-1].expire_ms, found[-1].hold_id
 
     async def events(self) -> list[events.Event]:
-        """What the outbox has of this wallet, in order."""
-        entries = await self.stage.client.xrange(self.keys[1])
-        decoded = [events.decode(fields[events.FIELD]) for _, fields in entries]
+        """What the outbox has had of this wallet, in order."""
+        entries = self.stage.recorded.get(self.keys[1], {}) | dict(await self.stage.client.xrange(self.keys[1]))
+        decoded = [events.decode(fields[events.FIELD]) for fields in entries.values()]
         return [event for event in decoded if (event.tenant_id, event.wallet_id) == (self.tenant_id, self.wallet_id)]
 
     async def due_ms(self) -> int:

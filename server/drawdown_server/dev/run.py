@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import typer
 
+import drawdown
 from drawdown_server.app import serve, stop_on_signals
 from drawdown_server.config import Config
 from drawdown_server.dev.seed import DEMO_WALLET, seed
@@ -16,9 +19,6 @@ from drawdown_server.dev.stack import EmbeddedStack, EmbeddedStackError
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.migrations import migrate
 from drawdown_server.telemetry.logs import configure_logs
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 VALKEY_URL: Final = "DRAWDOWN_VALKEY_URL"
 POSTGRES_URL: Final = "DRAWDOWN_POSTGRES_URL"
@@ -79,19 +79,27 @@ async def run_dev(data_dir: Path, ports: Ports, *, fresh: bool) -> None:
 async def serve_seeded(config: Config, data_dir: Path, stop: asyncio.Event | None = None) -> None:
     """Migrate, serve, and seed as soon as the server accepts calls."""
     await migrate(config.postgres_url)
+    stop = stop or asyncio.Event()
     started: asyncio.Queue[int] = asyncio.Queue()
 
     async def seed_when_ready() -> None:
         target = f"{config.grpc_host}:{await started.get()}"
-        await seed(target)
+        try:
+            await seed(target)
+        except drawdown.DrawdownError as error:
+            stop.set()
+            raise ConfigurationError(f"cannot seed: {error}. Try --fresh, or another --data-dir") from error
         typer.echo(hints(config, target, data_dir))
 
     seeding = asyncio.create_task(seed_when_ready(), name="seed")
     try:
         await serve(config, stop=stop, on_ready=started.put_nowait)
     finally:
-        seeding.cancel()
-        await asyncio.gather(seeding, return_exceptions=True)
+        if not seeding.done():
+            seeding.cancel()
+        await asyncio.wait([seeding])
+    if not seeding.cancelled():
+        seeding.result()
 
 
 def hints(config: Config, target: str, data_dir: Path) -> str:
@@ -109,5 +117,6 @@ def hints(config: Config, target: str, data_dir: Path) -> str:
 
 def client_command() -> str:
     """How to call the client's command line from here: the one installed beside this program."""
-    virtual_environment = os.environ.get("VIRTUAL_ENV")
-    return "drawdown" if virtual_environment else ".venv/bin/drawdown"
+    program = Path(sys.executable).with_name("drawdown")
+    here = Path.cwd()
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)

@@ -21,10 +21,10 @@ import hiredis
 import structlog
 from redis.asyncio.connection import parse_url
 
-from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
+from drawdown_server.errors import ConfigurationError, DrawdownError, ErrorReason, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 Reply = bytes | int | list["Reply"] | None
 """What Redis answers; errors are raised."""
@@ -153,6 +153,14 @@ class PipelinedConnection:
         self._socket: _Socket | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._verify: Callable[[], Awaitable[None]] | None = None
+
+    def on_reconnect(self, verify: Callable[[], Awaitable[None]]) -> None:
+        """Before a new connection is used, await this: the store may have lost state, or be another one.
+
+        While it raises StoreUnavailableError or ConfigurationError, the store counts as down.
+        """
+        self._verify = verify
 
     async def open(self) -> None:
         """Connect.
@@ -271,9 +279,15 @@ class PipelinedConnection:
                 pause_s = min(pause_s * 2, RECONNECT_PAUSE_MAX_S)
                 try:
                     self._socket = await self._connect()
+                    if self._verify is not None:
+                        await self._verify()
                     self._connected.set()
                 except StoreUnavailableError:
                     await asyncio.sleep(pause_s)
+                except ConfigurationError as error:
+                    log.error("valkey.unfit", error=str(error))  # noqa: TRY400  # a sentence, not a fault of ours
+                    self._socket.abort()
+                    await asyncio.sleep(RECONNECT_PAUSE_MAX_S)
             log.info("valkey.connected_again")
 
     async def _watch(self, socket: _Socket) -> None:

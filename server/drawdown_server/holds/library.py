@@ -12,7 +12,9 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
+
+from drawdown_server.holds.startup import unavailable
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -72,10 +74,11 @@ async def load_library(client: Redis, library: Library) -> None:
     """Load the library unless the store has it already.
 
     Raises:
-        redis.exceptions.RedisError: The store refused it or cannot be reached.
+        StoreUnavailableError: The store is not there now.
+        redis.exceptions.ResponseError: The store does not accept the library.
     """
     try:
         await client.function_load(library.code)
-    except ResponseError as error:
+    except RedisError as error:
         if "already exists" not in str(error):
-            raise
+            raise unavailable(error) from error

@@ -121,7 +121,7 @@ class LoadRequest(WalletRequest, kw_only=True):
     change_number: int
     assets: list[LoadedAsset]
     changes: list[Change]
-    """Changes after that which Postgres has recorded, in order: nobody may see the wallet without them."""
+    """Changes after that which Postgres has recorded, in order: they belong to the wallet that anybody sees."""
 
 
 class GrantChange(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ class WalletState(StrEnum):
 
 
 class HoldState(StrEnum):
-    """The state of a hold; all but HELD are final."""
+    """The state of a hold. COMMITTED and RELEASED are final; EXPIRED can still be committed late, or released."""
 
     HELD = "HELD"
     COMMITTED = "COMMITTED"

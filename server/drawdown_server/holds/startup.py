@@ -9,18 +9,37 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from drawdown_server.errors import ConfigurationError, StoreUnavailableError
+from drawdown_server.holds.connection import UNAVAILABLE_PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 log = structlog.get_logger(__name__)
 
+_UNAVAILABLE: Final = (
+    OSError,
+    RedisConnectionError,
+    RedisTimeoutError,
+    BusyLoadingError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
 VALKEY_MAJOR_MIN: Final = 8
 REDIS_MAJOR_MIN: Final = 7
 """Functions with flags need Redis 7; Valkey before 8 is not tested."""
+
+
+def unavailable(error: Exception) -> Exception:
+    """The error to raise for one of redis-py: ours if the store is not there now, else the error itself."""
+    # redis-py takes some prefixes off the text and makes classes of them.
+    if isinstance(error, _UNAVAILABLE) or str(error).startswith(UNAVAILABLE_PREFIXES):
+        return StoreUnavailableError("valkey")
+    return error
 
 
 @asynccontextmanager
@@ -73,6 +92,11 @@ async def check_store(client: Redis) -> None:
         log.warning(
             "valkey.not_durable",
             hint="appendonly is off: a restart loses open holds and everything that Postgres has not recorded yet",
+        )
+    elif await _setting(client, "appendfsync") not in ("always", None):
+        log.warning(
+            "valkey.not_always_durable",
+            hint="appendfsync is not always: a power loss can take acknowledged answers of the last seconds with it",
         )
 
 

@@ -9,6 +9,7 @@ effect the first time.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -75,6 +76,16 @@ class HoldUnknownError(DrawdownError):
 def wallet_not_found(wallet_id: str) -> DrawdownError:
     """The error for a wallet that does not exist."""
     return DrawdownError(ErrorReason.WALLET_NOT_FOUND, f"wallet {wallet_id} does not exist", wallet_id=wallet_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Where the store was before something was read from Postgres for it."""
+
+    epoch: int
+    """Of the wallet's partition."""
+    time_ms: int
+    """By the store's clock."""
 
 
 class HoldStore:
@@ -218,9 +229,21 @@ class HoldStore:
         assert isinstance(microseconds, bytes)  # noqa: S101
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    async def load(self, request: LoadRequest) -> LoadReply:
-        """Bring a wallet from Postgres; what is live is never overwritten."""
-        return await self._run("load", request, _LOAD)
+    async def ticket(self, tenant_id: str, wallet_id: str) -> Ticket:
+        """What a load must carry that was taken before Postgres was read: it proves how old the read is."""
+        partition = keys.partition_of(tenant_id, wallet_id, len(self._epochs))
+        return Ticket(epoch=self._epochs[partition], time_ms=await self.now_ms())
+
+    async def load(self, request: LoadRequest, ticket: Ticket) -> LoadReply:
+        """Bring a wallet from Postgres; what is live is never overwritten.
+
+        Never sent again by itself: in a newer epoch than the ticket's, what was read from Postgres is too old. The
+        caller then begins again (``status`` STALE_EPOCH or TICKET_EXPIRED).
+        """
+        reply = await self._send("load", request, _LOAD, epoch=ticket.epoch)
+        if reply.status == "STALE_EPOCH":
+            await self._learn_epochs(request)
+        return reply
 
     async def apply(self, request: ApplyRequest) -> ApplyReply:
         """Apply one change that Postgres has recorded. ``status`` GAP when an earlier one is missing."""
@@ -271,6 +294,12 @@ class HoldStore:
                 return reply
         raise StoreUnavailableError("valkey", "the wallet's partition is being rebuilt")
 
+    async def learn_epochs(self) -> None:
+        """Find out the epoch of every partition again."""
+        async with self._learning:
+            if self._refresh_epochs is not None:
+                self._epochs[:] = await self._refresh_epochs()
+
     async def _learn_epochs(self, refused: WalletRequest) -> None:
         """Find out the epochs again, once for all the calls that a rebuild has refused at the same time."""
         async with self._learning:
@@ -280,9 +309,11 @@ class HoldStore:
     def _partition_of(self, request: WalletRequest) -> int:
         return keys.partition_of(request.tenant_id, request.wallet_id, len(self._epochs))
 
-    async def _send(self, verb: str, request: WalletRequest, decoder: msgspec.msgpack.Decoder[_R]) -> _R:
+    async def _send(
+        self, verb: str, request: WalletRequest, decoder: msgspec.msgpack.Decoder[_R], *, epoch: int | None = None
+    ) -> _R:
         partition = self._partition_of(request)
-        epoch = self._epochs[partition]
+        epoch = self._epochs[partition] if epoch is None else epoch
         request.epoch = str(epoch)
         wallet_keys = keys.wallet_keys(partition, epoch, request.tenant_id, request.wallet_id)
         reply = await self._connection.call(

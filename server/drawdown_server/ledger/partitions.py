@@ -74,11 +74,17 @@ class PartitionStore(Database):
         """Begin a new epoch with an empty outbox: its state in Valkey is lost and loads again from here.
 
         Returns:
-            The new epoch; None when the epoch is not ``from_epoch`` any more (another server was first).
+            The new epoch; None when the epoch is not ``from_epoch`` any more (another server was first), or when an
+            epoch that was left behind before is not salvaged yet.
         """
         async with self._connection() as connection:
             epoch: int | None = await connection.fetchval(QUERIES["partition_bump_epoch"], partition, from_epoch)
         return epoch
+
+    async def mark_salvaged(self, partition: int, left_epoch: int) -> None:
+        """Remember that nothing unrecorded is left in the outbox of an epoch that was left behind."""
+        async with self._connection() as connection:
+            await connection.execute(QUERIES["partition_salvaged"], partition, left_epoch)
 
     async def mark_opened(self, epochs: Sequence[tuple[int, int]]) -> None:
         """Remember, for each (partition, epoch), that Valkey has its meta key."""
@@ -130,4 +136,11 @@ async def insert_dead_letters(connection: Connection, letters: Sequence[DeadLett
 
 
 def _partition_row(record: asyncpg.Record) -> PartitionRow:
-    return PartitionRow(record["partition"], record["epoch"], record["opened"], record["position"])
+    return PartitionRow(
+        record["partition"],
+        record["epoch"],
+        record["opened"],
+        record["position"],
+        record["left_epoch"],
+        record["left_position"],
+    )

@@ -89,6 +89,9 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
     suspects: set[int] = set()
     for _ in range(ROUNDS_MAX):
         rows = [row for row in await store.read_partitions() if row.partition in left]
+        for row in rows:
+            if row.left_epoch:
+                await _finish(redis, store, row)
         findings = await _look(redis, rows)
         opened = []
         for row, finding in zip(rows, findings, strict=True):
@@ -154,7 +157,8 @@ async def _open(
     if row.partition not in suspects:
         suspects.add(row.partition)  # a rebuild drops every open hold: look twice before it
         return None
-    return await _begin_epoch(redis, store, row, finding)
+    await _begin_epoch(store, row, finding)
+    return None
 
 
 async def _check_newer_epoch(store: LedgerStore, row: PartitionRow, found: int) -> None:
@@ -181,13 +185,10 @@ async def _check_later_trim(store: LedgerStore, row: PartitionRow, outbox: Strea
     return True
 
 
-async def _begin_epoch(redis: Redis, store: LedgerStore, row: PartitionRow, finding: Finding) -> int | None:
+async def _begin_epoch(store: LedgerStore, row: PartitionRow, finding: Finding) -> None:
     epoch = await store.bump_epoch(row.partition, row.epoch)
     if epoch is None:
-        return None  # another server was first
-    current = await streams.raise_epoch(redis, row.partition, epoch)
-    # Only now: until the meta key had the new epoch, scripts could still add to the old outbox.
-    salvaged = await _salvage(redis, store, row)
+        return  # another server was first
     _log.warning(
         "partition_rebuilt",
         partition=row.partition,
@@ -195,20 +196,26 @@ async def _begin_epoch(redis: Redis, store: LedgerStore, row: PartitionRow, find
         reason="meta key missing" if finding.epoch == 0 else "outbox is not the one that was recorded",
         recorded_position=row.position,
         outbox_last_id=finding.outbox.last_id,
-        dead_letters=salvaged,
     )
-    return current
+    # The next round finishes it, as it does for a server that died here.
 
 
-async def _salvage(redis: Redis, store: LedgerStore, row: PartitionRow) -> int:
-    """Copy the unrecorded events of an outbox that was left behind to dead_letters."""
-    outbox = keys.outbox(row.partition, row.epoch)
-    position, copied = row.position, 0
+async def _finish(redis: Redis, store: LedgerStore, row: PartitionRow) -> None:
+    """Finish the begin of an epoch: fence the old one, then copy its unrecorded events to dead_letters."""
+    # First: until the meta key has the new epoch, scripts can still add to the old outbox.
+    await streams.raise_epoch(redis, row.partition, row.epoch)
+    outbox = keys.outbox(row.partition, row.left_epoch)
+    position, copied = row.left_position, 0
     while entries := await streams.range_after(redis, outbox, position, SALVAGE_PAGE):
-        error = f"left behind in epoch {row.epoch}, whose state in Valkey was lost"
+        error = f"left behind in epoch {row.left_epoch}, whose state in Valkey was lost"
         await store.create_dead_letters(
-            [dead_letter(read_event(row.partition, row.epoch, stream_id, raw), error) for stream_id, raw in entries]
+            [
+                dead_letter(read_event(row.partition, row.left_epoch, stream_id, raw), error)
+                for stream_id, raw in entries
+            ]
         )
         position = entries[-1][0]
         copied += len(entries)
-    return copied
+    await store.mark_salvaged(row.partition, row.left_epoch)
+    if copied:
+        _log.error("partition_left_events", partition=row.partition, left_epoch=row.left_epoch, dead_letters=copied)

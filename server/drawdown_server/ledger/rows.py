@@ -167,6 +167,9 @@ class PartitionRow(msgspec.Struct, frozen=True):
     """Valkey has had the meta key of this epoch."""
     position: str
     """Stream id of the last recorded event."""
+    left_epoch: int
+    """Epoch that was left behind and is not salvaged yet; 0 = none."""
+    left_position: str
 
 
 class LeaseRow(msgspec.Struct, frozen=True):

@@ -7,16 +7,13 @@ The client must not decode replies, must not retry by itself, and its socket tim
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError, WatchError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ResponseError, WatchError
 
-from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
-from drawdown_server.holds.connection import UNAVAILABLE_PREFIXES
+from drawdown_server.holds.startup import unavailable
 from drawdown_server.ledger.events import FIELD
 from drawdown_server.ledger.rows import POSITION_START
 
@@ -30,9 +27,6 @@ StreamEntry: TypeAlias = tuple[str, bytes]
 """Stream id, value of the event's field."""
 
 _RawEntry: TypeAlias = "tuple[bytes, list[bytes] | None]"
-
-_UNAVAILABLE: Final = (OSError, RedisConnectionError, RedisTimeoutError, ReadOnlyError)
-_UNAVAILABLE_CLASSES: Final = (BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
@@ -51,16 +45,6 @@ def id_key(stream_id: str) -> tuple[int, int]:
     """A stream id as something that compares."""
     milliseconds, _, number = stream_id.partition("-")
     return int(milliseconds), int(number or 0)
-
-
-def unavailable(error: Exception) -> Exception:
-    """The error to raise for one of redis-py: ours if Valkey is not there now, else the error itself."""
-    if isinstance(error, _UNAVAILABLE):
-        return StoreUnavailableError("valkey")
-    # redis-py takes some prefixes off the text and makes classes of them.
-    if isinstance(error, _UNAVAILABLE_CLASSES) or str(error).startswith(UNAVAILABLE_PREFIXES):
-        return StoreUnavailableError("valkey")
-    return error
 
 
 async def read_streams(
@@ -103,7 +87,8 @@ async def range_after(redis: Redis, key: str, after: str, count: int) -> list[St
 async def trim(redis: Redis, positions: Mapping[str, str]) -> None:
     """Drop the entries before each position.
 
-    The entry at the position stays: it proves that this stream and Postgres have the same history (``recovery``).
+    The entry at the position stays: it proves that this stream and Postgres have the same history (``recovery``), and
+    tells the sweep how far Postgres is (``sweep.lua``).
     """
     pipeline = redis.pipeline(transaction=False)
     for key, position in positions.items():

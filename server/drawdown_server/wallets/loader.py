@@ -24,8 +24,8 @@ UNKNOWN_ENTRIES_MAX: Final = 100_000
 """Unknown wallets remembered; past this all are forgotten."""
 CHANGES_PER_LOAD: Final = 500
 """Changes applied in the same script as the load, about 10 us each; more than that are applied one by one after it."""
-TICKET_ATTEMPTS_MAX: Final = 2
-"""A load whose read of Postgres took longer than a ticket lives is tried once more."""
+TICKET_ATTEMPTS_MAX: Final = 3
+"""A load whose read of Postgres took longer than a ticket lives, or saw the epoch change, is tried again."""
 
 
 class WalletLoader:
@@ -46,6 +46,7 @@ class WalletLoader:
         self._unknown_ttl_s = unknown_ttl_ms / 1000
         self._unknown_until_s: dict[tuple[str, str], float] = {}
         self._loading: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._creations = 0
 
     async def load(self, tenant_id: str, wallet_id: str) -> bool:
         """Load a wallet, or wait for the load that is under way. False if there is no such wallet.
@@ -60,23 +61,27 @@ class WalletLoader:
         if task is None:
             task = asyncio.create_task(self._load(tenant_id, wallet_id), name=f"load {wallet_id}")
             self._loading[key] = task
-            task.add_done_callback(lambda _: self._loading.pop(key, None))
+            task.add_done_callback(lambda done: self._loading.pop(key) if self._loading.get(key) is done else None)
         # Shielded: a caller that gives up must not take the load away from the others.
         return await asyncio.shield(task)
 
     def forget_unknown(self, tenant_id: str, wallet_id: str) -> None:
-        """The wallet has just been created."""
+        """The wallet exists: what was looked up before counts no more, nor what is being looked up now."""
+        self._creations += 1
         self._unknown_until_s.pop((tenant_id, wallet_id), None)
+        self._loading.pop((tenant_id, wallet_id), None)
 
     async def _load(self, tenant_id: str, wallet_id: str) -> bool:
         async with self._room:
             for _ in range(TICKET_ATTEMPTS_MAX):
-                ticket_ms = await self._holds.now_ms()
+                creations = self._creations
+                ticket = await self._holds.ticket(tenant_id, wallet_id)
                 snapshot = await self._ledger.load_wallet(tenant_id, wallet_id)
                 if snapshot is None:
-                    self._remember_unknown(tenant_id, wallet_id)
+                    if creations == self._creations:
+                        self._remember_unknown(tenant_id, wallet_id)
                     return False
-                reply = await self._holds.load(load_request(snapshot, ticket_ms))
+                reply = await self._holds.load(load_request(snapshot, ticket.time_ms), ticket)
                 if reply.status == "OK":
                     if not reply.loaded or len(snapshot.pending) > CHANGES_PER_LOAD:
                         await self._changes.catch_up(tenant_id, wallet_id)

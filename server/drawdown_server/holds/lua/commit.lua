@@ -124,6 +124,9 @@ local function commit(keys, args)
   end
   local refused = commit_refusal(wallet, request, hold)
   if refused then
+    if hold.state == 'EXPIRED' then
+      close_hold(wallet, hold, 'EXPIRED', request.tombstone_ms) -- it will be sent again: remember it for longer
+    end
     if #wallet.writes > 0 then
       save(wallet)
     end

@@ -4,15 +4,45 @@
 -- Reply  OK {expired, forgotten, more} | NOT_LOADED | STALE_EPOCH
 -- OOM    allowed: it gives memory and money back.
 
-local FORGET_MAX = 1000 -- tombstones forgotten in one call; about 1 ms of script time
+local FORGET_MAX = 1000 -- tombstones looked at in one call; about 3 ms of script time
+local RETRY_MS = 1000 -- when to look again at a tombstone that the ledger cannot replace yet
 
-local function forget_tombstones(wallet)
-  local ids = redis.call('ZRANGEBYSCORE', wallet.keys[SETTLED], '-inf', wallet.now, 'LIMIT', 0, FORGET_MAX)
-  if #ids > 0 then
-    queue(wallet, 'HDEL', wallet.keys[HOLDS], unpack(ids))
-    queue(wallet, 'ZREM', wallet.keys[SETTLED], unpack(ids))
+-- How far Postgres has recorded the outbox: a function that tells whether all events up to a moment are recorded. The
+-- flusher trims up to the last recorded event and keeps that one, so in a trimmed outbox it is the first.
+local function recorded_until(wallet)
+  if redis.call('EXISTS', wallet.keys[OUTBOX]) == 0 then
+    return function() return true end
   end
-  return #ids
+  local reply, info = redis.call('XINFO', 'STREAM', wallet.keys[OUTBOX]), {}
+  for i = 1, #reply, 2 do
+    info[reply[i]] = reply[i + 1]
+  end
+  local first, last = info['first-entry'], info['last-entry']
+  local trimmed = info['entries-added'] > info['length']
+  local first_ms = first and tonumber(first[1]:match('^%d+'))
+  return function(time_ms)
+    return trimmed and (not first or first[1] == last[1] or time_ms < first_ms)
+  end
+end
+
+-- A committed hold is remembered until the ledger can answer for it. Returns how many were forgotten, and whether
+-- some are too young for the ledger.
+local function forget_tombstones(wallet)
+  local is_recorded, forgotten = recorded_until(wallet), {}
+  local ids = redis.call('ZRANGEBYSCORE', wallet.keys[SETTLED], '-inf', wallet.now, 'LIMIT', 0, FORGET_MAX)
+  for _, hold_id in ipairs(ids) do
+    local hold = find_hold(wallet.keys, hold_id)
+    if hold.state == 'COMMITTED' and not is_recorded(hold.settle_ms) then
+      queue(wallet, 'ZADD', wallet.keys[SETTLED], wallet.now + RETRY_MS, hold_id)
+    else
+      forgotten[#forgotten + 1] = hold_id
+    end
+  end
+  if #forgotten > 0 then
+    queue(wallet, 'HDEL', wallet.keys[HOLDS], unpack(forgotten))
+    queue(wallet, 'ZREM', wallet.keys[SETTLED], unpack(forgotten))
+  end
+  return #ids, #forgotten
 end
 
 local function score_at(key, rank)
@@ -24,10 +54,10 @@ local function sooner(one, other)
   return (one == 0 or (other ~= 0 and other < one)) and other or one
 end
 
--- When something is due next. Writes are still queued: what was expired or forgotten is skipped by its count.
-local function next_due(wallet, expired, forgotten, tombstone_ms)
+-- When something is due next. Writes are still queued: what was expired or looked at is skipped by its count.
+local function next_due(wallet, expired, looked_at, tombstone_ms)
   local due_ms = score_at(wallet.keys[OPEN], expired) or 0
-  due_ms = sooner(due_ms, score_at(wallet.keys[SETTLED], forgotten) or 0)
+  due_ms = sooner(due_ms, score_at(wallet.keys[SETTLED], looked_at) or 0)
   return sooner(due_ms, expired > 0 and wallet.now + tombstone_ms or 0)
 end
 
@@ -43,8 +73,11 @@ local function sweep(keys, args)
     return answer({ status = 'NOT_LOADED' })
   end
   local expired = expire_chunk(wallet, request.tombstone_ms, 0)
-  local forgotten = forget_tombstones(wallet)
-  wallet.due_ms = next_due(wallet, expired, forgotten, request.tombstone_ms)
+  local looked_at, forgotten = forget_tombstones(wallet)
+  wallet.due_ms = next_due(wallet, expired, looked_at, request.tombstone_ms)
+  if forgotten < looked_at then
+    wallet.due_ms = sooner(wallet.due_ms, wallet.now + RETRY_MS)
+  end
   if wallet.due_ms == 0 then
     queue(wallet, 'ZREM', keys[DUE], member)
   else

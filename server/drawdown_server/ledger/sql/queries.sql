@@ -157,15 +157,19 @@ SELECT partition_count FROM installation
 INSERT INTO partitions (partition) SELECT generate_series(0, $1::integer - 1) ON CONFLICT (partition) DO NOTHING
 
 -- partitions_list --
-SELECT partition, epoch, opened, position FROM partitions ORDER BY partition
+SELECT partition, epoch, opened, position, left_epoch, left_position FROM partitions ORDER BY partition
 
 -- partition_get --
-SELECT partition, epoch, opened, position FROM partitions WHERE partition = $1
+SELECT partition, epoch, opened, position, left_epoch, left_position FROM partitions WHERE partition = $1
 
 -- partition_bump_epoch --
-UPDATE partitions SET epoch = epoch + 1, opened = false, position = '0-0'
-WHERE partition = $1 AND epoch = $2
+UPDATE partitions
+SET epoch = epoch + 1, opened = false, position = '0-0', left_epoch = epoch, left_position = position
+WHERE partition = $1 AND epoch = $2 AND left_epoch = 0
 RETURNING epoch
+
+-- partition_salvaged --
+UPDATE partitions SET left_epoch = 0, left_position = '0-0' WHERE partition = $1 AND left_epoch = $2
 
 -- partitions_mark_opened --
 UPDATE partitions SET opened = true

@@ -19,7 +19,7 @@ COMMENT ON COLUMN installation.partition_count IS
 CREATE TABLE assets (
     tenant_id text NOT NULL,
     asset text NOT NULL,
-    scale smallint NOT NULL CHECK (scale BETWEEN 0 AND 18),
+    scale smallint NOT NULL CHECK (scale BETWEEN 0 AND 12),
     display_name text NOT NULL,
     default_overage_policy text NOT NULL CHECK (default_overage_policy IN ('REJECT', 'CHARGE_AVAILABLE', 'CHARGE_FULL')),
     create_time timestamptz NOT NULL DEFAULT date_trunc('milliseconds', now()),
@@ -171,6 +171,8 @@ CREATE TABLE partitions (
     epoch bigint NOT NULL DEFAULT 1 CHECK (epoch >= 1),
     opened boolean NOT NULL DEFAULT false,
     position text NOT NULL DEFAULT '0-0',
+    left_epoch bigint NOT NULL DEFAULT 0,
+    left_position text NOT NULL DEFAULT '0-0',
     lease_owner text NOT NULL DEFAULT '',
     lease_token bigint NOT NULL DEFAULT 0,
     lease_expire_time timestamptz NOT NULL DEFAULT now()
@@ -179,6 +181,9 @@ COMMENT ON COLUMN partitions.epoch IS 'Generation of this partition''s state in 
 COMMENT ON COLUMN partitions.opened IS
     'Valkey has had the meta key of this epoch: when it is missing there now, Valkey lost its state.';
 COMMENT ON COLUMN partitions.position IS 'Stream id of the last event of this epoch that is recorded. 0-0 = none yet.';
+COMMENT ON COLUMN partitions.left_epoch IS
+    'The epoch that was left behind and whose unrecorded events must still be copied to dead_letters. 0 = none.';
+COMMENT ON COLUMN partitions.left_position IS 'The position in the outbox of left_epoch.';
 COMMENT ON COLUMN partitions.lease_token IS
     'Grows with every new owner. A flusher records only while the token is still the one it was given.';
 
