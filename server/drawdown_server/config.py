@@ -16,7 +16,7 @@ PARTITIONS_DEFAULT: Final = 64
 PARTITIONS_MAX: Final = 1024
 """Each costs one stream read per flusher cycle and one look per sweep."""
 MASK: Final = "***"
-_PASSWORD_BEFORE_HOST: Final = re.compile(r"(://[^/?#:@]*:)[^/?#]*(?=@)")
+_PASSWORD_BEFORE_HOST: Final = re.compile(r"(://[^/?#:@]*:).*(?=@)")
 _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
 
 

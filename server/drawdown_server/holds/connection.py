@@ -16,6 +16,7 @@ import ssl
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import hiredis
 import structlog
@@ -118,6 +119,22 @@ class _Socket(asyncio.Protocol):
             self.transport.abort()
 
 
+def _tls_context(url: str) -> ssl.SSLContext:
+    """TLS with the options that redis-py knows in a URL.
+
+    ssl_ca_certs, ssl_certfile and ssl_keyfile (paths), ssl_check_hostname (false), ssl_cert_reqs (none).
+    """
+    options = dict(parse_qsl(urlsplit(url).query))
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+    if "ssl_certfile" in options:
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    if options.get("ssl_check_hostname", "true").lower() == "false" or options.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+    if options.get("ssl_cert_reqs") == "none":
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def pack(*command: bytes | str | int) -> bytes:
     """A command as it goes over the wire."""
     packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub says 1-tuple and means any
@@ -147,7 +164,7 @@ class PipelinedConnection:
 
     def __init__(self, url: str, *, timeout_ms: int, in_flight_max: int) -> None:
         self._options = parse_url(url)
-        self._tls = ssl.create_default_context() if url.startswith("rediss://") else None
+        self._tls = _tls_context(url) if url.startswith("rediss://") else None
         self._timeout_s = timeout_ms / 1000
         self._room = asyncio.Semaphore(in_flight_max)
         self._socket: _Socket | None = None

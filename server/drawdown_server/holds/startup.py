@@ -61,8 +61,11 @@ async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
             retry=Retry(NoBackoff(), 0),
             client_name="drawdown-admin",
         )
-    except ValueError as error:
-        raise ConfigurationError(f"the URL of valkey is none: {error}") from error
+    except ValueError:  # its text may have a part of the password
+        raise ConfigurationError(
+            "the URL of valkey is not of the form redis://user:password@host:port/0, rediss://... or unix://... "
+            "(characters such as / in a password are written %2F)"
+        ) from None
     try:
         yield client
     finally:
@@ -82,6 +85,8 @@ async def check_store(client: Redis) -> None:
         log.warning("valkey.unreachable", error=str(error))
         raise StoreUnavailableError("valkey", f"valkey cannot be reached: {error}") from error
     _check_version(info)
+    if info.get("redis_mode") == "cluster":
+        raise ConfigurationError("this valkey is a cluster, which is not supported yet: use a single primary.")
     policy = await _setting(client, "maxmemory-policy")
     if policy not in ("noeviction", None):
         raise ConfigurationError(
