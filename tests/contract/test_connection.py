@@ -309,7 +309,7 @@ async def test_a_server_that_is_no_store_is_left_at_once(answer: bytes) -> None:
     async def greet_and_then_talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
         while data := await reader.read(1_000):
-            writer.write(b"+OK\r\n" if b"SETNAME" in data else answer)
+            writer.write(b"+OK\r\n" if b"SETNAME" in data or b"INFO" in data else answer)
         writer.close()
 
     server = await asyncio.start_server(greet_and_then_talk_nonsense, "127.0.0.1", 0)

@@ -12,6 +12,7 @@ redis-py does everything else (start-up, administration).
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from contextlib import asynccontextmanager
@@ -41,6 +42,7 @@ a gateway's patience."""
 WATCH_PARTS: Final = 4
 """The age of the oldest call is looked at this many times per timeout."""
 
+_RUN_ID: Final = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 UNAVAILABLE_PREFIXES: Final = (
     "OOM",
     "BUSY",
@@ -171,11 +173,12 @@ class PipelinedConnection:
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._verify: Callable[[], Awaitable[None]] | None = None
+        self._run_id = ""
 
     def on_reconnect(self, verify: Callable[[], Awaitable[None]]) -> None:
-        """Before a new connection is used, await this: the store may have lost state, or be another one.
+        """Before a store that was restarted or replaced is used, await this: it may have lost state.
 
-        While it raises StoreUnavailableError or ConfigurationError, the store counts as down.
+        While it raises anything, the store counts as down.
         """
         self._verify = verify
 
@@ -185,7 +188,7 @@ class PipelinedConnection:
         Raises:
             StoreUnavailableError: There is no store at that address, or it refuses us.
         """
-        self._socket = await self._connect()
+        self._socket, self._run_id = await self._connect()
         self._connected.set()
         self._task = asyncio.create_task(self._keep_connected(), name="valkey-connection")
 
@@ -231,12 +234,14 @@ class PipelinedConnection:
         except TimeoutError:
             raise StoreUnavailableError("valkey") from None
 
-    async def _connect(self) -> _Socket:
+    async def _connect(self) -> tuple[_Socket, str]:
+        """A new connection, and the run_id of the store at its other end."""
         socket: _Socket | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
                 socket = await self._dial()
                 await self._greet(socket)
+                run_id = await self._read_run_id(socket)
         except BaseException as error:
             if socket is not None:
                 socket.abort()
@@ -244,7 +249,7 @@ class PipelinedConnection:
                 raise
             log.warning("valkey.connect_failed", error=str(error) or type(error).__name__)
             raise StoreUnavailableError("valkey") from None
-        return socket
+        return socket, run_id
 
     async def _dial(self) -> _Socket:
         loop = asyncio.get_running_loop()
@@ -295,17 +300,35 @@ class PipelinedConnection:
             while not self._connected.is_set():
                 pause_s = min(pause_s * 2, RECONNECT_PAUSE_MAX_S)
                 try:
-                    self._socket = await self._connect()
-                    if self._verify is not None:
-                        await self._verify()
+                    self._socket, run_id = await self._connect()
+                    await self._check_same_store(run_id)
                     self._connected.set()
-                except StoreUnavailableError:
+                except Exception as error:  # whatever it is, this loop must outlive it: nothing else connects again
+                    self._socket.abort()  # a new one that nobody vouches for, or the old one, which is closed
+                    if isinstance(error, ConfigurationError):
+                        log.error("valkey.unfit", error=str(error))  # noqa: TRY400  # a sentence, not a fault of ours
+                    elif not isinstance(error, StoreUnavailableError):
+                        log.exception("valkey.check_failed")
                     await asyncio.sleep(pause_s)
-                except ConfigurationError as error:
-                    log.error("valkey.unfit", error=str(error))  # noqa: TRY400  # a sentence, not a fault of ours
-                    self._socket.abort()
-                    await asyncio.sleep(RECONNECT_PAUSE_MAX_S)
             log.info("valkey.connected_again")
+
+    async def _check_same_store(self, run_id: str) -> None:
+        """Verify a store that was restarted or replaced since; the same process has lost nothing."""
+        if self._verify is not None and (run_id != self._run_id or not run_id):
+            await self._verify()
+        self._run_id = run_id
+
+    async def _read_run_id(self, socket: _Socket) -> str:
+        """What identifies this run of the store; empty where INFO is not allowed."""
+        await self._room.acquire()
+        try:
+            info = await socket.send(pack("INFO", "server"))
+        except StoreUnavailableError:
+            raise
+        except DrawdownError:
+            return ""
+        found = _RUN_ID.search(info) if isinstance(info, bytes) else None
+        return found[1].decode() if found else ""
 
     async def _watch(self, socket: _Socket) -> None:
         """Return when the connection is gone; drop it when its oldest call has waited too long."""
