@@ -40,6 +40,14 @@ demo: $(INSTALLED) ## a gateway's traffic on a stack of its own, then the books 
 test: $(INSTALLED) ## every test but the minutes-long ones (PYTEST_ARGS="...")
 	$(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS_MAX) -m "not soak" $(PYTEST_ARGS)
 
+.PHONY: soak
+soak: $(INSTALLED) ## the minutes-long tests: a million steps of model and scripts side by side (STEPS=n TWIN_SEED=n)
+	STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS_MAX) -s -m soak $(PYTEST_ARGS)
+
+.PHONY: mutation
+mutation: $(INSTALLED) ## break the rules in the Lua one at a time; every mutant must be caught (ARGS="word of a name")
+	PYTHONPATH=tests $(BIN)/python -m mutation.run $(ARGS)
+
 .PHONY: lint
 lint: $(INSTALLED) $(PROTOS_INSTALLED) ## format, style, types, import layers, protos, generated code fresh
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from drawdown.v1 import (
     asset_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
+    cap_service_pb2,
     grant_service_pb2,
     ledger_service_pb2,
     types_pb2,
@@ -43,6 +44,7 @@ SERVICES = tuple(
         (asset_service_pb2, "AssetService"),
         (authorization_service_pb2, "AuthorizationService"),
         (balance_service_pb2, "BalanceService"),
+        (cap_service_pb2, "CapService"),
         (grant_service_pb2, "GrantService"),
         (ledger_service_pb2, "LedgerService"),
         (wallet_service_pb2, "WalletService"),
@@ -178,7 +180,7 @@ class Caller:
         self.flavour = flavour
         self.target = target
 
-    async def __call__(self, method: str, **arguments: Any) -> Any:  # noqa: ANN401 - one test, eighteen methods
+    async def __call__(self, method: str, **arguments: Any) -> Any:  # noqa: ANN401 - one test, every method
         if self.flavour == "sync":
             return await asyncio.to_thread(self._call, method, arguments)
         async with drawdown.AsyncClient(self.target, metadata=[("authorization", "Bearer x")]) as client:

@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 from redis.asyncio import Redis
 
 from drawdown_server.config import Config
 from drawdown_server.holds.keys import outbox, partition_of
+from drawdown_server.holds.messages import ReadCapsReply
 from drawdown_server.holds.model import (
     AssetBalance,
     GrantBalance,
@@ -24,13 +26,14 @@ from drawdown_server.holds.model import (
     WalletState,
 )
 from drawdown_server.ledger.database import open_pool
-from drawdown_server.ledger.events import Event, EventKind, Line, LineKind, SettledAmount, encode
+from drawdown_server.ledger.events import CapDelta, Event, EventKind, Line, LineKind, SettledAmount, encode
 from drawdown_server.ledger.flusher import Flusher
 from drawdown_server.ledger.store import LedgerStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from drawdown_server.holds.messages import ReadCapsRequest
     from drawdown_server.ledger.rows import GrantRow
 
 TENANT = "tenant"
@@ -61,6 +64,10 @@ def commit_event(
     hold_id: str | None = None,
     labels: str = "",
     tenant_id: str = TENANT,
+    amounts: list[SettledAmount] | None = None,
+    final: bool = True,
+    hold_create_ms: int = NOW_MS,
+    cap_usage: dict[str, int] | None = None,
 ) -> Event:
     """A Commit; of zero without lines."""
     lines = lines or []
@@ -74,11 +81,16 @@ def commit_event(
         change_number=0,
         hold_id=f"hold-{sequence}" if hold_id is None else hold_id,
         lines=lines,
-        amounts=[SettledAmount(line.asset, line.units + 5, line.units, 0) for line in lines],
+        amounts=[SettledAmount(line.asset, line.units + 5, line.units, 0) for line in lines]
+        if amounts is None
+        else amounts,
         subjects=["key:sk_1", "model:m"],
         labels=labels,
-        hold_create_ms=NOW_MS,
+        hold_create_ms=hold_create_ms,
         late=False,
+        final=final,
+        refund_id="",
+        cap_usage=[CapDelta(counter, units) for counter, units in (cap_usage or {}).items()],
     )
 
 
@@ -101,6 +113,26 @@ def change_event(
         labels="",
         hold_create_ms=0,
         late=False,
+        final=True,
+        refund_id="",
+        cap_usage=[],
+    )
+
+
+def refund_event(
+    wallet_id: str,
+    sequence: int,
+    hold_id: str,
+    lines: list[Line],
+    *,
+    refund_id: str = "r",
+    cap_usage: dict[str, int] | None = None,
+) -> Event:
+    """A Refund."""
+    return msgspec.structs.replace(
+        commit_event(wallet_id, sequence, lines, hold_id=hold_id, amounts=[], cap_usage=cap_usage),
+        kind=EventKind.REFUND,
+        refund_id=refund_id,
     )
 
 
@@ -200,8 +232,22 @@ class Live:
             balances.append(AssetBalance(asset, total, 0, total, 0, 0, grants))
         return WalletReading(wallet.state, wallet.sequence, wallet.change_number, 0, balances)
 
+    async def read_caps(self, request: ReadCapsRequest) -> ReadCapsReply:
+        """There are none."""
+        assert request.wallet_id in self.wallets
+        return ReadCapsReply(status="OK")
 
-async def create_grant(store: LedgerStore, wallet_id: str, grant_id: str, asset: str, units: int) -> GrantRow:
+
+async def create_grant(
+    store: LedgerStore,
+    wallet_id: str,
+    grant_id: str,
+    asset: str,
+    units: int,
+    *,
+    effective_ms: int = 0,
+    expire_ms: int = 0,
+) -> GrantRow:
     """A plain grant in Postgres."""
     row, _ = await store.create_grant(
         TENANT,
@@ -211,8 +257,8 @@ async def create_grant(store: LedgerStore, wallet_id: str, grant_id: str, asset:
         units=units,
         priority=0,
         source=GrantSource.PURCHASE,
-        effective_ms=0,
-        expire_ms=0,
+        effective_ms=effective_ms,
+        expire_ms=expire_ms,
         labels={},
     )
     return row

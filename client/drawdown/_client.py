@@ -22,26 +22,16 @@ from drawdown._channel import (
     Settings,
     Timeout,
 )
+from drawdown._enums import (
+    CapMode,
+    CapWindow,
+    ExpiryAction,
+    GrantSource,
+    OveragePolicy,
+)
 from drawdown._hold import AsyncHoldContext
 from drawdown._paging import next_token
 from drawdown._status import to_exception
-from drawdown._types import (
-    Amounts,
-    Asset,
-    Authorization,
-    CommitResult,
-    Entry,
-    ExpiryAction,
-    Grant,
-    GrantResult,
-    GrantSource,
-    Hold,
-    OveragePolicy,
-    Page,
-    ReleaseResult,
-    Wallet,
-    WalletBalance,
-)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -49,6 +39,27 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from drawdown._rpcs import Rpc
+    from drawdown._types import (
+        Amounts,
+        Asset,
+        Authorization,
+        Balance,
+        Cap,
+        ChargeResult,
+        CommitResult,
+        Entry,
+        Extension,
+        Grant,
+        GrantResult,
+        GrantUpdate,
+        Hold,
+        Page,
+        RefundResult,
+        ReleaseResult,
+        Wallet,
+        WalletBalance,
+        WalletCaps,
+    )
 
 Request = TypeVar("Request", bound=Message)
 Result = TypeVar("Result")
@@ -170,7 +181,8 @@ class AsyncClient:
         Args:
             wallet_id: Who pays.
             hold_id: The hold.
-            amounts: Total units used so far under this hold, not increments; assets not named count as 0 used.
+            amounts: Total units used so far under this hold, not increments; assets that are not named count as used
+                no more than so far.
             final: Whether the hold is done. False reports progress: debited at once, the rest stays held.
             hold_token: ``hold.hold_token`` of the authorization, for the day the store lost the hold.
             timeout_s: Deadline of this call in seconds.
@@ -186,6 +198,82 @@ class AsyncClient:
         """Gives everything back. An unknown hold is no error: a delayed Authorize with its id is then refused."""
         request = _requests.release(wallet_id=wallet_id, hold_id=hold_id, reason=reason)
         return await self._call(_rpcs.RELEASE, request, timeout_s)
+
+    async def extend(
+        self,
+        *,
+        wallet_id: str,
+        hold_id: str,
+        ttl_s: float | None = None,
+        amounts: Amounts = (),
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Extension:
+        """Keeps an open hold for longer, holds more, or both; a denied raise leaves it exactly as it was.
+
+        Args:
+            wallet_id: Who pays.
+            hold_id: The hold.
+            ttl_s: The hold then expires this many seconds from now, never earlier than before. None: as before.
+            amounts: Total units to have reserved, what was debited so far included; never less than before.
+            timeout_s: Deadline of this call in seconds.
+        """
+        request = _requests.extend(wallet_id=wallet_id, hold_id=hold_id, ttl_s=ttl_s, amounts=amounts)
+        return await self._call(_rpcs.EXTEND, request, timeout_s)
+
+    async def charge(
+        self,
+        *,
+        wallet_id: str,
+        amounts: Amounts,
+        charge_id: str | None = None,
+        subjects: Iterable[str] = (),
+        overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> ChargeResult:
+        """Authorize and commit in one step, for usage that is known. A denial is an answer and raises nothing.
+
+        Args:
+            wallet_id: Who pays.
+            amounts: Units used.
+            charge_id: Your id of this charge, unique among holds and charges. Give one that you can repeat, and the
+                call can be sent again after a lost answer. None makes a random one.
+            subjects: What caps apply to.
+            overage_policy: When the funds do not cover it: REJECT denies, CHARGE_AVAILABLE charges what there is,
+                CHARGE_FULL goes into debt. UNSPECIFIED: the asset's default.
+            labels: Copied to the ledger entries.
+            timeout_s: Deadline of this call in seconds.
+        """
+        charge_id = uuid.uuid4().hex if charge_id is None else charge_id
+        request = _requests.charge(
+            wallet_id=wallet_id,
+            charge_id=charge_id,
+            amounts=amounts,
+            subjects=subjects,
+            overage_policy=overage_policy,
+            labels=labels,
+        )
+        return _responses.charge(await self._call(_rpcs.CHARGE, request, timeout_s), charge_id)
+
+    async def refund(
+        self,
+        *,
+        wallet_id: str,
+        hold_id: str,
+        refund_id: str,
+        amounts: Amounts,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> RefundResult:
+        """Gives debited units back to the grants that paid, at most what was debited. One id is one refund."""
+        request = _requests.refund(wallet_id=wallet_id, hold_id=hold_id, refund_id=refund_id, amounts=amounts)
+        return await self._call(_rpcs.REFUND, request, timeout_s)
+
+    async def force_release(
+        self, *, wallet_id: str, hold_id: str, reason: str, timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> ReleaseResult:
+        """For operators: gives back what a stuck hold holds. It counts as expired: usage can still be committed."""
+        request = _requests.force_release(wallet_id=wallet_id, hold_id=hold_id, reason=reason)
+        return await self._call(_rpcs.FORCE_RELEASE, request, timeout_s)
 
     def hold(
         self,
@@ -332,6 +420,28 @@ class AsyncClient:
         request = _requests.unfreeze_wallet(wallet_id=wallet_id, reason=reason)
         return await self._call(_rpcs.UNFREEZE_WALLET, request, timeout_s)
 
+    async def close_wallet(
+        self, *, wallet_id: str, force: bool = False, reason: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Wallet:
+        """Closes a wallet for ever. Refused while money, debt or open holds remain, unless forced with a reason."""
+        request = _requests.close_wallet(wallet_id=wallet_id, force=force, reason=reason)
+        return await self._call(_rpcs.CLOSE_WALLET, request, timeout_s)
+
+    async def set_overdraft_limit(
+        self,
+        *,
+        wallet_id: str,
+        asset: str,
+        limit_units: int,
+        reason: str = "",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Balance:
+        """Sets how far below zero the balance of one asset may go; 0 means not at all. Returns the balance."""
+        request = _requests.set_overdraft_limit(
+            wallet_id=wallet_id, asset=asset, limit_units=limit_units, reason=reason
+        )
+        return await self._call(_rpcs.SET_OVERDRAFT_LIMIT, request, timeout_s)
+
     async def create_grant(
         self,
         *,
@@ -400,6 +510,75 @@ class AsyncClient:
                 wallet_id=wallet_id, asset=asset, page_size=page_size, page_token=token, timeout_s=timeout_s
             )
         )
+
+    async def void_grant(
+        self, *, wallet_id: str, grant_id: str, reason: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> GrantUpdate:
+        """Takes back what is left of a grant: free units at once, held ones when their holds give them back."""
+        request = _requests.void_grant(wallet_id=wallet_id, grant_id=grant_id, reason=reason)
+        return await self._call(_rpcs.VOID_GRANT, request, timeout_s)
+
+    async def set_grant_expiry(
+        self,
+        *,
+        wallet_id: str,
+        grant_id: str,
+        expire_time: datetime | None,
+        reason: str = "",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> GrantUpdate:
+        """Changes when a grant expires; None means never. What is over by then expires at once."""
+        request = _requests.set_grant_expiry(
+            wallet_id=wallet_id, grant_id=grant_id, expire_time=expire_time, reason=reason
+        )
+        return await self._call(_rpcs.SET_GRANT_EXPIRY, request, timeout_s)
+
+    async def set_cap(
+        self,
+        *,
+        wallet_id: str,
+        asset: str,
+        window: CapWindow,
+        limit_units: int,
+        subject: str = "",
+        mode: CapMode = CapMode.UNSPECIFIED,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Cap:
+        """Sets a cap, new or instead of the one with the same subject, asset and window.
+
+        Args:
+            wallet_id: The wallet.
+            asset: The asset's code.
+            window: The span of time over which it counts. What was used in it before counts, too.
+            limit_units: Units allowed per window.
+            subject: "" for the whole wallet, an exact subject such as ``key:sk_1``, or ``key:*`` for every subject of
+                that prefix that has no exact cap for the same asset and window.
+            mode: Whether it denies or only reports. UNSPECIFIED: it denies.
+            timeout_s: Deadline of this call in seconds.
+        """
+        request = _requests.set_cap(
+            wallet_id=wallet_id, subject=subject, asset=asset, window=window, limit_units=limit_units, mode=mode
+        )
+        return await self._call(_rpcs.SET_CAP, request, timeout_s)
+
+    async def remove_cap(
+        self,
+        *,
+        wallet_id: str,
+        asset: str,
+        window: CapWindow,
+        subject: str = "",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> None:
+        """Removes a cap. Removing one that does not exist is no error."""
+        request = _requests.remove_cap(wallet_id=wallet_id, subject=subject, asset=asset, window=window)
+        await self._call(_rpcs.REMOVE_CAP, request, timeout_s)
+
+    async def list_caps(
+        self, *, wallet_id: str, subjects: Iterable[str] = (), timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> WalletCaps:
+        """The caps of a wallet and how they stand; for ``prefix*`` caps name the ``subjects`` to show."""
+        return await self._call(_rpcs.LIST_CAPS, _requests.list_caps(wallet_id=wallet_id, subjects=subjects), timeout_s)
 
     async def list_entries(
         self,

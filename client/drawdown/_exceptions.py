@@ -10,6 +10,7 @@
     |   |-- PreconditionError                                legal, but not in this state
     |   |   |-- HoldReleasedError                            commit after the caller's own release
     |   |   |-- HoldCommittedError                           release after commit, or commit with other totals
+    |   |   |-- HoldExpiredError                             extend after expiry; its usage can still be committed
     |   |   |-- ExceedsHoldError       .asset .units .held_units
     |   |   `-- InsufficientFundsError                       a late commit; send it again after a top-up
     |   |-- UnavailableError           .retry_delay_s        send again with the same ids
@@ -60,6 +61,12 @@ class ErrorReason(StrEnum):
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
+    TOTAL_BELOW_DEBITED = "TOTAL_BELOW_DEBITED"
+    HOLD_EXPIRED = "HOLD_EXPIRED"
+    BELOW_HOLD = "BELOW_HOLD"
+    EXCEEDS_DEBITED = "EXCEEDS_DEBITED"
+    WALLET_NOT_EMPTY = "WALLET_NOT_EMPTY"
+    TOO_MANY_CAPS = "TOO_MANY_CAPS"
     INTERNAL = "INTERNAL"
 
 
@@ -123,6 +130,10 @@ class HoldReleasedError(PreconditionError):
 
 class HoldCommittedError(PreconditionError):
     """The hold is committed already: it cannot be released, or committed with other totals."""
+
+
+class HoldExpiredError(PreconditionError):
+    """The hold expired: it cannot be extended, but its usage can still be committed."""
 
 
 class ExceedsHoldError(PreconditionError):
@@ -193,7 +204,11 @@ class Denied(Exception):  # noqa: N818 - a denial is an answer, not an error; se
         what = "denied"
         if denial is not None:
             what = f"denied: {denial.reason}"
-            if denial.asset:
+            if denial.cap is not None:
+                cap = denial.cap
+                what += f" ({cap.used_units} of {cap.limit_units} units of {cap.asset} used"
+                what += f" under the cap {cap.cap_subject or 'of the wallet'})"
+            elif denial.asset:
                 what += f" ({denial.required_units} units of {denial.asset} needed, {denial.available_units} available)"
         super().__init__(f"hold {authorization.hold_id} was {what}")
         self.authorization = authorization
@@ -217,6 +232,7 @@ BY_CODE: Final[Mapping[grpc.StatusCode, type[DrawdownError]]] = {
 BY_REASON: Final[Mapping[str, type[PreconditionError]]] = {
     ErrorReason.HOLD_RELEASED: HoldReleasedError,
     ErrorReason.HOLD_COMMITTED: HoldCommittedError,
+    ErrorReason.HOLD_EXPIRED: HoldExpiredError,
     ErrorReason.EXCEEDS_HOLD: ExceedsHoldError,
     ErrorReason.INSUFFICIENT_FUNDS: InsufficientFundsError,
 }

@@ -2,7 +2,8 @@
 
 What leaving does is decided by one question: was a commit tried? If not, nothing is owed and the hold is released. If
 so, the work was done: also when the commit failed or its outcome is unknown the hold is kept, because after a release
-the same commit could never succeed. Such a hold lasts until its ttl, and even later a commit is still charged.
+the same commit could never succeed. Such a hold lasts until its ttl, and even later a commit is still charged. A
+progress report that succeeded (``final=False``) has charged what was used so far: leaving then releases the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from drawdown._client import AsyncClient
     from drawdown._sync import Client
-    from drawdown._types import Amounts, Authorization, CommitResult, Hold, ReleaseResult
+    from drawdown._types import Amounts, Authorization, CommitResult, Extension, Hold, ReleaseResult
 
 log = logging.getLogger("drawdown")
 
@@ -63,9 +64,11 @@ class _HoldState:
         if self._authorization is not None:
             raise RuntimeError("a hold context is entered once; call client.hold() again")
 
-    def _settled_as(self, hold: Hold) -> None:
+    def _settled_as(self, hold: Hold, *, final: bool = True) -> None:
         self._hold = hold
-        self._settled = True
+        self._settled = final
+        # A progress report that arrived has charged what was owed so far; the rest may be given back.
+        self._commit_tried = final
 
     def _owes_release(self) -> bool:
         if self._commit_tried and not self._settled:
@@ -117,18 +120,31 @@ class AsyncHoldContext(_HoldState):
             # release goes on in the background and close() waits for it.
             await asyncio.shield(self._release_in_background(_REASON_LEFT))
 
-    async def commit(self, amounts: Amounts, *, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> CommitResult:
-        """Debits the total units used, gives the rest back. May be called again after a failure."""
+    async def commit(
+        self, amounts: Amounts, *, final: bool = True, timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> CommitResult:
+        """Debits the total units used so far; when final, gives the rest back. May be called again after a failure."""
         hold = self.hold
         self._commit_tried = True
         result = await self._client.commit(
             wallet_id=self.wallet_id,
             hold_id=self.hold_id,
             amounts=amounts,
+            final=final,
             hold_token=hold.hold_token,
             timeout_s=timeout_s,
         )
-        self._settled_as(result.hold)
+        self._settled_as(result.hold, final=final)
+        return result
+
+    async def extend(
+        self, *, ttl_s: float | None = None, amounts: Amounts = (), timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Extension:
+        """Keeps the hold for longer, holds more, or both; a denied raise leaves it as it was and raises nothing."""
+        result = await self._client.extend(
+            wallet_id=self.wallet_id, hold_id=self.hold_id, ttl_s=ttl_s, amounts=amounts, timeout_s=timeout_s
+        )
+        self._hold = result.hold
         return result
 
     async def release(self, reason: str = "", *, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> ReleaseResult:
@@ -174,18 +190,29 @@ class HoldContext(_HoldState):
             except (DrawdownError, RuntimeError) as failure:  # RuntimeError: the client was closed inside the body
                 self._release_failed(failure)
 
-    def commit(self, amounts: Amounts, *, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> CommitResult:
-        """Debits the total units used, gives the rest back. May be called again after a failure."""
+    def commit(self, amounts: Amounts, *, final: bool = True, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> CommitResult:
+        """Debits the total units used so far; when final, gives the rest back. May be called again after a failure."""
         hold = self.hold
         self._commit_tried = True
         result = self._client.commit(
             wallet_id=self.wallet_id,
             hold_id=self.hold_id,
             amounts=amounts,
+            final=final,
             hold_token=hold.hold_token,
             timeout_s=timeout_s,
         )
-        self._settled_as(result.hold)
+        self._settled_as(result.hold, final=final)
+        return result
+
+    def extend(
+        self, *, ttl_s: float | None = None, amounts: Amounts = (), timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Extension:
+        """Keeps the hold for longer, holds more, or both; a denied raise leaves it as it was and raises nothing."""
+        result = self._client.extend(
+            wallet_id=self.wallet_id, hold_id=self.hold_id, ttl_s=ttl_s, amounts=amounts, timeout_s=timeout_s
+        )
+        self._hold = result.hold
         return result
 
     def release(self, reason: str = "", *, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> ReleaseResult:

@@ -16,12 +16,23 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from drawdown._amounts import UNITS_MAX
+from drawdown._enums import (
+    CapMode,
+    CapWindow,
+    ExpiryAction,
+    GrantSource,
+    OveragePolicy,
+)
 from drawdown._exceptions import ErrorReason, InvalidRequestError, Violation
-from drawdown._types import Amount, Amounts, ExpiryAction, GrantSource, OveragePolicy
+from drawdown._types import (
+    Amount,
+    Amounts,
+)
 from drawdown.v1 import (
     asset_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
+    cap_service_pb2,
     grant_service_pb2,
     ledger_service_pb2,
     types_pb2,
@@ -97,6 +108,20 @@ def unfreeze_wallet(*, wallet_id: str, reason: str) -> wallet_service_pb2.Unfree
 
 
 @_checked
+def close_wallet(*, wallet_id: str, force: bool, reason: str) -> wallet_service_pb2.CloseWalletRequest:
+    return wallet_service_pb2.CloseWalletRequest(wallet_id=wallet_id, force=force, reason=reason)
+
+
+@_checked
+def set_overdraft_limit(
+    *, wallet_id: str, asset: str, limit_units: int, reason: str
+) -> wallet_service_pb2.SetOverdraftLimitRequest:
+    return wallet_service_pb2.SetOverdraftLimitRequest(
+        wallet_id=wallet_id, asset=asset, limit_units=_units(limit_units, "limit_units"), reason=reason
+    )
+
+
+@_checked
 def create_grant(
     *,
     wallet_id: str,
@@ -132,6 +157,46 @@ def list_grants(*, wallet_id: str, asset: str, page_size: int, page_token: str) 
     return grant_service_pb2.ListGrantsRequest(
         wallet_id=wallet_id, asset=asset, page_size=_int32(page_size, "page_size"), page_token=page_token
     )
+
+
+@_checked
+def void_grant(*, wallet_id: str, grant_id: str, reason: str) -> grant_service_pb2.VoidGrantRequest:
+    return grant_service_pb2.VoidGrantRequest(wallet_id=wallet_id, grant_id=grant_id, reason=reason)
+
+
+@_checked
+def set_grant_expiry(
+    *, wallet_id: str, grant_id: str, expire_time: datetime | None, reason: str
+) -> grant_service_pb2.SetGrantExpiryRequest:
+    return grant_service_pb2.SetGrantExpiryRequest(
+        wallet_id=wallet_id, grant_id=grant_id, expire_time=_timestamp(expire_time, "expire_time"), reason=reason
+    )
+
+
+@_checked
+def set_cap(
+    *, wallet_id: str, subject: str, asset: str, window: CapWindow, limit_units: int, mode: CapMode
+) -> cap_service_pb2.SetCapRequest:
+    return cap_service_pb2.SetCapRequest(
+        wallet_id=wallet_id,
+        subject=subject,
+        asset=asset,
+        window=f"CAP_WINDOW_{CapWindow(window)}",
+        limit_units=_units(limit_units, "limit_units"),
+        mode=f"CAP_MODE_{CapMode(mode)}",
+    )
+
+
+@_checked
+def remove_cap(*, wallet_id: str, subject: str, asset: str, window: CapWindow) -> cap_service_pb2.RemoveCapRequest:
+    return cap_service_pb2.RemoveCapRequest(
+        wallet_id=wallet_id, subject=subject, asset=asset, window=f"CAP_WINDOW_{CapWindow(window)}"
+    )
+
+
+@_checked
+def list_caps(*, wallet_id: str, subjects: Iterable[str]) -> cap_service_pb2.ListCapsRequest:
+    return cap_service_pb2.ListCapsRequest(wallet_id=wallet_id, subjects=_texts(subjects, "subjects"))
 
 
 @_checked
@@ -182,6 +247,49 @@ def commit(
     if not final:  # unset means true
         request.final = False
     return request
+
+
+@_checked
+def extend(
+    *, wallet_id: str, hold_id: str, ttl_s: float | None, amounts: Amounts
+) -> authorization_service_pb2.ExtendRequest:
+    return authorization_service_pb2.ExtendRequest(
+        wallet_id=wallet_id, hold_id=hold_id, ttl=_duration(ttl_s), amounts=_amounts(amounts, "amounts")
+    )
+
+
+@_checked
+def charge(
+    *,
+    wallet_id: str,
+    charge_id: str,
+    amounts: Amounts,
+    subjects: Iterable[str],
+    overage_policy: OveragePolicy,
+    labels: Mapping[str, str] | None,
+) -> authorization_service_pb2.ChargeRequest:
+    return authorization_service_pb2.ChargeRequest(
+        wallet_id=wallet_id,
+        charge_id=charge_id,
+        amounts=_amounts(amounts, "amounts"),
+        subjects=_texts(subjects, "subjects"),
+        overage_policy=_overage_policy(overage_policy),
+        labels=labels,
+    )
+
+
+@_checked
+def refund(
+    *, wallet_id: str, hold_id: str, refund_id: str, amounts: Amounts
+) -> authorization_service_pb2.RefundRequest:
+    return authorization_service_pb2.RefundRequest(
+        wallet_id=wallet_id, hold_id=hold_id, refund_id=refund_id, amounts=_amounts(amounts, "amounts")
+    )
+
+
+@_checked
+def force_release(*, wallet_id: str, hold_id: str, reason: str) -> authorization_service_pb2.ForceReleaseRequest:
+    return authorization_service_pb2.ForceReleaseRequest(wallet_id=wallet_id, hold_id=hold_id, reason=reason)
 
 
 @_checked

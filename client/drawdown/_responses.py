@@ -6,37 +6,47 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
+from drawdown._enums import (
+    CapMode,
+    CapWindow,
+    Decision,
+    DenialReason,
+    EntryKind,
+    ExpiryAction,
+    GrantSource,
+    HoldState,
+    OveragePolicy,
+    WalletState,
+)
 from drawdown._types import (
     Asset,
     Authorization,
     Balance,
+    Cap,
     CapStatus,
-    CapWindow,
+    ChargeResult,
     CommitResult,
-    Decision,
     Denial,
-    DenialReason,
     Entry,
-    EntryKind,
-    ExpiryAction,
+    Extension,
     Grant,
     GrantBalance,
     GrantResult,
-    GrantSource,
+    GrantUpdate,
     Hold,
     HoldAmount,
-    HoldState,
-    OveragePolicy,
     Page,
+    RefundResult,
     ReleaseResult,
     Wallet,
     WalletBalance,
-    WalletState,
+    WalletCaps,
 )
 from drawdown.v1 import (
     asset_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
+    cap_service_pb2,
     grant_service_pb2,
     ledger_service_pb2,
     types_pb2,
@@ -68,6 +78,7 @@ _overage_policy = _reader(OveragePolicy, types_pb2.OveragePolicy.DESCRIPTOR, "OV
 _expiry_action = _reader(ExpiryAction, types_pb2.ExpiryAction.DESCRIPTOR, "EXPIRY_ACTION_")
 _entry_kind = _reader(EntryKind, types_pb2.EntryKind.DESCRIPTOR, "ENTRY_KIND_")
 _cap_window = _reader(CapWindow, types_pb2.CapWindow.DESCRIPTOR, "CAP_WINDOW_")
+_cap_mode = _reader(CapMode, types_pb2.CapMode.DESCRIPTOR, "CAP_MODE_")
 
 
 def create_asset(response: asset_service_pb2.CreateAssetResponse) -> Asset:
@@ -86,13 +97,18 @@ def wallet(
     response: wallet_service_pb2.CreateWalletResponse
     | wallet_service_pb2.GetWalletResponse
     | wallet_service_pb2.FreezeWalletResponse
-    | wallet_service_pb2.UnfreezeWalletResponse,
+    | wallet_service_pb2.UnfreezeWalletResponse
+    | wallet_service_pb2.CloseWalletResponse,
 ) -> Wallet:
     return _wallet(response.wallet)
 
 
 def list_wallets(response: wallet_service_pb2.ListWalletsResponse) -> Page[Wallet]:
     return Page(tuple(map(_wallet, response.wallets)), response.next_page_token)
+
+
+def set_overdraft_limit(response: wallet_service_pb2.SetOverdraftLimitResponse) -> Balance:
+    return _balance(response.balance)
 
 
 def create_grant(response: grant_service_pb2.CreateGrantResponse) -> GrantResult:
@@ -105,6 +121,24 @@ def get_grant(response: grant_service_pb2.GetGrantResponse) -> Grant:
 
 def list_grants(response: grant_service_pb2.ListGrantsResponse) -> Page[Grant]:
     return Page(tuple(map(_grant, response.grants)), response.next_page_token)
+
+
+def grant_update(
+    response: grant_service_pb2.VoidGrantResponse | grant_service_pb2.SetGrantExpiryResponse,
+) -> GrantUpdate:
+    return GrantUpdate(_grant(response.grant), _balance(response.balance))
+
+
+def set_cap(response: cap_service_pb2.SetCapResponse) -> Cap:
+    return _cap(response.cap)
+
+
+def remove_cap(_response: cap_service_pb2.RemoveCapResponse) -> None:
+    return None
+
+
+def list_caps(response: cap_service_pb2.ListCapsResponse) -> WalletCaps:
+    return WalletCaps(tuple(map(_cap, response.caps)), _cap_statuses(response.usage))
 
 
 def get_balance(response: balance_service_pb2.GetBalanceResponse) -> WalletBalance:
@@ -126,6 +160,33 @@ def authorize(response: authorization_service_pb2.AuthorizeResponse, hold_id: st
         balances=_balances(response.balances),
         replayed=response.replayed,
         alternative_index=response.alternative_index,
+        observed_caps=_cap_statuses(response.observed_caps),
+    )
+
+
+def extend(response: authorization_service_pb2.ExtendResponse) -> Extension:
+    return Extension(
+        decision=_decision(response.decision),
+        denial=_denial(response.denial) if response.HasField("denial") else None,
+        hold=_hold(response.hold),
+        balances=_balances(response.balances),
+        observed_caps=_cap_statuses(response.observed_caps),
+    )
+
+
+def charge(response: authorization_service_pb2.ChargeResponse, charge_id: str) -> ChargeResult:
+    """Reads a decision; ``charge_id`` is the request's, as a denial has no hold to read it from."""
+    return ChargeResult(
+        decision=_decision(response.decision),
+        charge_id=charge_id,
+        denial=_denial(response.denial) if response.HasField("denial") else None,
+        hold=_hold(response.hold) if response.HasField("hold") else None,
+        debited=_units_by_asset(response.debited),
+        uncollected=_units_by_asset(response.uncollected),
+        balances=_balances(response.balances),
+        wallet_sequence=response.wallet_sequence,
+        replayed=response.replayed,
+        observed_caps=_cap_statuses(response.observed_caps),
     )
 
 
@@ -142,8 +203,14 @@ def commit(response: authorization_service_pb2.CommitResponse) -> CommitResult:
     )
 
 
-def release(response: authorization_service_pb2.ReleaseResponse) -> ReleaseResult:
+def release(
+    response: authorization_service_pb2.ReleaseResponse | authorization_service_pb2.ForceReleaseResponse,
+) -> ReleaseResult:
     return ReleaseResult(_hold(response.hold), _balances(response.balances), response.replayed)
+
+
+def refund(response: authorization_service_pb2.RefundResponse) -> RefundResult:
+    return RefundResult(_hold(response.hold), _balances(response.balances), response.wallet_sequence, response.replayed)
 
 
 def get_hold(response: authorization_service_pb2.GetHoldResponse) -> Hold:
@@ -192,6 +259,7 @@ def _grant(message: types_pb2.Grant) -> Grant:
         expire_time=_time(message.expire_time),
         labels=dict(message.labels),
         create_time=_time(message.create_time),
+        void_time=_time(message.void_time),
     )
 
 
@@ -208,6 +276,7 @@ def _balance(message: types_pb2.Balance) -> Balance:
         debt_units=message.debt_units,
         overdraft_limit_units=message.overdraft_limit_units,
         grants=tuple(map(_grant_balance, message.grants)),
+        scheduled_grants=tuple(map(_grant_balance, message.scheduled_grants)),
     )
 
 
@@ -237,6 +306,8 @@ def _hold(message: types_pb2.Hold) -> Hold:
         expiry_action=_expiry_action(message.expiry_action),
         labels=dict(message.labels),
         hold_token=message.hold_token,
+        wallet_sequence=message.wallet_sequence,
+        alternative_index=message.alternative_index,
     )
 
 
@@ -247,6 +318,8 @@ def _hold_amount(message: types_pb2.HoldAmount) -> HoldAmount:
         held_units=message.held_units,
         debited_units=message.debited_units,
         uncollected_units=message.uncollected_units,
+        refunded_units=message.refunded_units,
+        overage_policy=_overage_policy(message.overage_policy),
     )
 
 
@@ -256,12 +329,27 @@ def _denial(message: authorization_service_pb2.Denial) -> Denial:
         asset=message.asset,
         required_units=message.required_units,
         available_units=message.available_units,
-        cap=_cap(message.cap) if message.HasField("cap") else None,
+        cap=_cap_status(message.cap) if message.HasField("cap") else None,
         retry_time=_time(message.retry_time),
     )
 
 
-def _cap(message: types_pb2.CapStatus) -> CapStatus:
+def _cap(message: types_pb2.Cap) -> Cap:
+    return Cap(
+        wallet_id=message.wallet_id,
+        subject=message.subject,
+        asset=message.asset,
+        window=_cap_window(message.window),
+        limit_units=message.limit_units,
+        mode=_cap_mode(message.mode),
+    )
+
+
+def _cap_statuses(messages: Iterable[types_pb2.CapStatus]) -> tuple[CapStatus, ...]:
+    return tuple(map(_cap_status, messages))
+
+
+def _cap_status(message: types_pb2.CapStatus) -> CapStatus:
     return CapStatus(
         subject=message.subject,
         asset=message.asset,
@@ -269,6 +357,8 @@ def _cap(message: types_pb2.CapStatus) -> CapStatus:
         limit_units=message.limit_units,
         used_units=message.used_units,
         reset_time=_time(message.reset_time),
+        cap_subject=message.cap_subject,
+        mode=_cap_mode(message.mode),
     )
 
 

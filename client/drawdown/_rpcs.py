@@ -14,6 +14,7 @@ from drawdown.v1 import (
     asset_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
+    cap_service_pb2,
     grant_service_pb2,
     ledger_service_pb2,
     wallet_service_pb2,
@@ -24,15 +25,21 @@ if TYPE_CHECKING:
 
     from drawdown._types import (
         Asset,
+        Balance,
+        Cap,
         CommitResult,
         Entry,
+        Extension,
         Grant,
         GrantResult,
+        GrantUpdate,
         Hold,
         Page,
+        RefundResult,
         ReleaseResult,
         Wallet,
         WalletBalance,
+        WalletCaps,
     )
 
 Request = TypeVar("Request", bound=Message)
@@ -114,6 +121,18 @@ UNFREEZE_WALLET: Final[Rpc[wallet_service_pb2.UnfreezeWalletRequest, Wallet]] = 
     wallet_service_pb2.UnfreezeWalletResponse,
     _responses.wallet,
 )
+CLOSE_WALLET: Final[Rpc[wallet_service_pb2.CloseWalletRequest, Wallet]] = _rpc(
+    "WalletService/CloseWallet",
+    wallet_service_pb2.CloseWalletRequest,
+    wallet_service_pb2.CloseWalletResponse,
+    _responses.wallet,
+)
+SET_OVERDRAFT_LIMIT: Final[Rpc[wallet_service_pb2.SetOverdraftLimitRequest, Balance]] = _rpc(
+    "WalletService/SetOverdraftLimit",
+    wallet_service_pb2.SetOverdraftLimitRequest,
+    wallet_service_pb2.SetOverdraftLimitResponse,
+    _responses.set_overdraft_limit,
+)
 CREATE_GRANT: Final[Rpc[grant_service_pb2.CreateGrantRequest, GrantResult]] = _rpc(
     "GrantService/CreateGrant",
     grant_service_pb2.CreateGrantRequest,
@@ -132,6 +151,36 @@ LIST_GRANTS: Final[Rpc[grant_service_pb2.ListGrantsRequest, Page[Grant]]] = _rpc
     grant_service_pb2.ListGrantsResponse,
     _responses.list_grants,
 )
+VOID_GRANT: Final[Rpc[grant_service_pb2.VoidGrantRequest, GrantUpdate]] = _rpc(
+    "GrantService/VoidGrant",
+    grant_service_pb2.VoidGrantRequest,
+    grant_service_pb2.VoidGrantResponse,
+    _responses.grant_update,
+)
+SET_GRANT_EXPIRY: Final[Rpc[grant_service_pb2.SetGrantExpiryRequest, GrantUpdate]] = _rpc(
+    "GrantService/SetGrantExpiry",
+    grant_service_pb2.SetGrantExpiryRequest,
+    grant_service_pb2.SetGrantExpiryResponse,
+    _responses.grant_update,
+)
+SET_CAP: Final[Rpc[cap_service_pb2.SetCapRequest, Cap]] = _rpc(
+    "CapService/SetCap",
+    cap_service_pb2.SetCapRequest,
+    cap_service_pb2.SetCapResponse,
+    _responses.set_cap,
+)
+REMOVE_CAP: Final[Rpc[cap_service_pb2.RemoveCapRequest, None]] = _rpc(
+    "CapService/RemoveCap",
+    cap_service_pb2.RemoveCapRequest,
+    cap_service_pb2.RemoveCapResponse,
+    _responses.remove_cap,
+)
+LIST_CAPS: Final[Rpc[cap_service_pb2.ListCapsRequest, WalletCaps]] = _rpc(
+    "CapService/ListCaps",
+    cap_service_pb2.ListCapsRequest,
+    cap_service_pb2.ListCapsResponse,
+    _responses.list_caps,
+)
 GET_BALANCE: Final[Rpc[balance_service_pb2.GetBalanceRequest, WalletBalance]] = _rpc(
     "BalanceService/GetBalance",
     balance_service_pb2.GetBalanceRequest,
@@ -144,6 +193,18 @@ AUTHORIZE: Final[Rpc[authorization_service_pb2.AuthorizeRequest, authorization_s
     authorization_service_pb2.AuthorizeResponse,
     _same,  # the client reads it together with the hold id of the request
 )
+EXTEND: Final[Rpc[authorization_service_pb2.ExtendRequest, Extension]] = _rpc(
+    "AuthorizationService/Extend",
+    authorization_service_pb2.ExtendRequest,
+    authorization_service_pb2.ExtendResponse,
+    _responses.extend,
+)
+CHARGE: Final[Rpc[authorization_service_pb2.ChargeRequest, authorization_service_pb2.ChargeResponse]] = _rpc(
+    "AuthorizationService/Charge",
+    authorization_service_pb2.ChargeRequest,
+    authorization_service_pb2.ChargeResponse,
+    _same,  # the client reads it together with the charge id of the request
+)
 COMMIT: Final[Rpc[authorization_service_pb2.CommitRequest, CommitResult]] = _rpc(
     "AuthorizationService/Commit",
     authorization_service_pb2.CommitRequest,
@@ -154,6 +215,18 @@ RELEASE: Final[Rpc[authorization_service_pb2.ReleaseRequest, ReleaseResult]] = _
     "AuthorizationService/Release",
     authorization_service_pb2.ReleaseRequest,
     authorization_service_pb2.ReleaseResponse,
+    _responses.release,
+)
+REFUND: Final[Rpc[authorization_service_pb2.RefundRequest, RefundResult]] = _rpc(
+    "AuthorizationService/Refund",
+    authorization_service_pb2.RefundRequest,
+    authorization_service_pb2.RefundResponse,
+    _responses.refund,
+)
+FORCE_RELEASE: Final[Rpc[authorization_service_pb2.ForceReleaseRequest, ReleaseResult]] = _rpc(
+    "AuthorizationService/ForceRelease",
+    authorization_service_pb2.ForceReleaseRequest,
+    authorization_service_pb2.ForceReleaseResponse,
     _responses.release,
 )
 GET_HOLD: Final[Rpc[authorization_service_pb2.GetHoldRequest, Hold]] = _rpc(

@@ -1,7 +1,6 @@
 """What the clients take and give: plain values, no protobuf.
 
 All ``units`` are integers in the asset's smallest unit, all times are aware datetimes in UTC. Values are immutable.
-An enum value that is newer than this client reads as ``UNSPECIFIED``.
 """
 
 from __future__ import annotations
@@ -9,104 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime  # noqa: TC003 - users resolve the annotations of these dataclasses
-from enum import StrEnum
 from typing import Generic, TypeAlias, TypeVar
 
+from drawdown._enums import (
+    CapMode,
+    CapWindow,
+    Decision,
+    DenialReason,
+    EntryKind,
+    ExpiryAction,
+    GrantSource,
+    HoldState,
+    OveragePolicy,
+    WalletState,
+)
+
 Item = TypeVar("Item")
-
-
-class Decision(StrEnum):
-    """Whether a request may run."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    APPROVED = "APPROVED"
-    DENIED = "DENIED"
-
-
-class DenialReason(StrEnum):
-    """Why a request was denied."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    WALLET_NOT_FOUND = "WALLET_NOT_FOUND"
-    WALLET_FROZEN = "WALLET_FROZEN"
-    WALLET_CLOSED = "WALLET_CLOSED"
-    TOO_MANY_HOLDS = "TOO_MANY_HOLDS"
-    ASSET_NOT_FOUND = "ASSET_NOT_FOUND"
-    INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
-    CAP_EXCEEDED = "CAP_EXCEEDED"
-    HOLD_RELEASED = "HOLD_RELEASED"
-
-
-class WalletState(StrEnum):
-    """The state of a wallet; FROZEN and CLOSED take no new holds."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    ACTIVE = "ACTIVE"
-    FROZEN = "FROZEN"
-    CLOSED = "CLOSED"
-
-
-class GrantSource(StrEnum):
-    """Where the funds of a grant came from."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    PURCHASE = "PURCHASE"
-    PROMOTION = "PROMOTION"
-    TOP_UP = "TOP_UP"
-    REFUND = "REFUND"
-    ADJUSTMENT = "ADJUSTMENT"
-
-
-class HoldState(StrEnum):
-    """The state of a hold; HELD is the only one that is not final."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    HELD = "HELD"
-    COMMITTED = "COMMITTED"
-    RELEASED = "RELEASED"
-    EXPIRED = "EXPIRED"
-
-
-class OveragePolicy(StrEnum):
-    """What Commit does with more than was held; UNSPECIFIED means the asset's default."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    REJECT = "REJECT"
-    CHARGE_AVAILABLE = "CHARGE_AVAILABLE"
-    CHARGE_FULL = "CHARGE_FULL"
-
-
-class ExpiryAction(StrEnum):
-    """What happens to a hold that nobody settled in time; UNSPECIFIED means RELEASE."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    RELEASE = "RELEASE"
-    COMMIT_FULL = "COMMIT_FULL"
-
-
-class EntryKind(StrEnum):
-    """What moved the units of a ledger entry."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    GRANT = "GRANT"
-    DEBIT = "DEBIT"
-    EXPIRE = "EXPIRE"
-    REFUND = "REFUND"
-    VOID = "VOID"
-    ADJUST = "ADJUST"
-
-
-class CapWindow(StrEnum):
-    """The span of time over which a cap counts."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    PER_REQUEST = "PER_REQUEST"
-    MINUTE = "MINUTE"
-    HOUR = "HOUR"
-    DAY = "DAY"
-    WEEK = "WEEK"
-    MONTH = "MONTH"
-    LIFETIME = "LIFETIME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +84,8 @@ class Grant:
     """From when the funds can no longer be used. None: never."""
     labels: Mapping[str, str]
     create_time: datetime | None
+    void_time: datetime | None = None
+    """When an operator took back what was left. None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +113,13 @@ class Balance:
     available_units: int
     """What the next Authorize can hold."""
     debt_units: int
+    """Owed; repaid first by the next grant."""
     overdraft_limit_units: int
+    """How far below zero the balance may go."""
     grants: tuple[GrantBalance, ...] = ()
     """The live grants in burn order; only from ``get_balance(include_grants=True)``."""
+    scheduled_grants: tuple[GrantBalance, ...] = ()
+    """Grants that are not effective yet, soonest first; they are no money yet. Only when asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +146,15 @@ class GrantResult:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantUpdate:
+    """The answer of ``void_grant`` and ``set_grant_expiry``."""
+
+    grant: Grant
+    balance: Balance
+    """Of the grant's asset, after this call."""
+
+
+@dataclass(frozen=True, slots=True)
 class HoldAmount:
     """One asset of a hold."""
 
@@ -233,6 +165,10 @@ class HoldAmount:
     debited_units: int
     uncollected_units: int
     """Used but not charged."""
+    refunded_units: int
+    """Debited and given back by ``refund``."""
+    overage_policy: OveragePolicy
+    """What Commit does with more than was held of this asset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,22 +186,56 @@ class Hold:
     """When it reached its final state; None while HELD."""
     subjects: tuple[str, ...]
     overage_policy: OveragePolicy
+    """Of all its amounts; UNSPECIFIED when they have different ones."""
     expiry_action: ExpiryAction
     labels: Mapping[str, str]
     hold_token: bytes = field(repr=False)
     """Proof of what was held; send it with ``commit``. Empty until the server signs holds."""
+    wallet_sequence: int = 0
+    """Position in the wallet's history of the last event under this hold; 0 while nothing was debited."""
+    alternative_index: int = 0
+    """Which way to pay was taken: 0 is ``amounts`` of the request, 1 the first alternative."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """A hard limit on spend: what is held and debited in one window, for one subject and asset."""
+
+    wallet_id: str
+    subject: str
+    """"" for the whole wallet, an exact subject, or a default such as ``key:*``."""
+    asset: str
+    window: CapWindow
+    limit_units: int
+    mode: CapMode
 
 
 @dataclass(frozen=True, slots=True)
 class CapStatus:
-    """The cap that denied a request, as it was at that moment."""
+    """A cap as it stands for one subject."""
 
     subject: str
+    """Whom it counts for: "" for the whole wallet, or an exact subject, also when a ``prefix*`` cap applies."""
     asset: str
     window: CapWindow
     limit_units: int
     used_units: int
+    """Held and debited in the current window."""
     reset_time: datetime | None
+    """When the window ends; None for PER_REQUEST and LIFETIME."""
+    cap_subject: str
+    """The subject of the cap itself, e.g. ``key:*``."""
+    mode: CapMode
+
+
+@dataclass(frozen=True, slots=True)
+class WalletCaps:
+    """The answer of ``list_caps``."""
+
+    caps: tuple[Cap, ...]
+    """By subject, asset and window."""
+    usage: tuple[CapStatus, ...]
+    """How they stand in the current window, per subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,10 +270,59 @@ class Authorization:
     """Whether an earlier call with the same id and content had decided this."""
     alternative_index: int
     """Which way to pay was taken: 0 is ``amounts``."""
+    observed_caps: tuple[CapStatus, ...] = ()
+    """Caps in OBSERVE mode that would have denied it."""
 
     @property
     def approved(self) -> bool:
         """Whether the units are held. A decision that this client does not know counts as denied."""
+        return self.decision is Decision.APPROVED and self.hold is not None
+
+    def __bool__(self) -> bool:
+        return self.approved
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """The answer of ``extend``. True exactly when approved; a denied raise leaves the hold as it was."""
+
+    decision: Decision
+    denial: Denial | None
+    hold: Hold
+    """After this call."""
+    balances: Mapping[str, Balance]
+    observed_caps: tuple[CapStatus, ...] = ()
+
+    @property
+    def approved(self) -> bool:
+        """Whether the hold is as was asked for. A decision that this client does not know counts as denied."""
+        return self.decision is Decision.APPROVED
+
+    def __bool__(self) -> bool:
+        return self.approved
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeResult:
+    """The answer of ``charge``. True exactly when it was charged."""
+
+    decision: Decision
+    charge_id: str
+    """The id that was charged, also when it was generated and also when denied."""
+    denial: Denial | None
+    hold: Hold | None
+    """The charge as a committed hold, when approved."""
+    debited: Mapping[str, int]
+    uncollected: Mapping[str, int]
+    """Units used but not charged."""
+    balances: Mapping[str, Balance]
+    wallet_sequence: int
+    replayed: bool
+    observed_caps: tuple[CapStatus, ...] = ()
+
+    @property
+    def approved(self) -> bool:
+        """Whether it was charged. A decision that this client does not know counts as denied."""
         return self.decision is Decision.APPROVED and self.hold is not None
 
     def __bool__(self) -> bool:
@@ -318,7 +337,7 @@ class CommitResult:
     debited: Mapping[str, int]
     """Units debited in total under this hold, by asset code."""
     released: Mapping[str, int]
-    """Units of the hold given back."""
+    """Units of the hold given back; empty for a progress report."""
     uncollected: Mapping[str, int]
     """Units used but not charged."""
     balances: Mapping[str, Balance]
@@ -331,12 +350,24 @@ class CommitResult:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseResult:
-    """The answer of ``release``."""
+    """The answer of ``release`` and ``force_release``."""
 
     hold: Hold
     balances: Mapping[str, Balance]
     replayed: bool
     """Whether it had been released, or had expired, before this call."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefundResult:
+    """The answer of ``refund``."""
+
+    hold: Hold
+    balances: Mapping[str, Balance]
+    wallet_sequence: int
+    """Position of this refund in the wallet's history."""
+    replayed: bool
+    """Whether an earlier call with the same id and amounts had refunded it."""
 
 
 @dataclass(frozen=True, slots=True)

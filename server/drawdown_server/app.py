@@ -28,6 +28,8 @@ from drawdown.v1 import (
     authorization_service_pb2_grpc,
     balance_service_pb2,
     balance_service_pb2_grpc,
+    cap_service_pb2,
+    cap_service_pb2_grpc,
     grant_service_pb2,
     grant_service_pb2_grpc,
     ledger_service_pb2,
@@ -49,6 +51,7 @@ from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.rpc.assets import AssetService
 from drawdown_server.rpc.authorization import AuthorizationService, HoldLimits
+from drawdown_server.rpc.caps import CapService
 from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.rpc.ledger import LedgerService
@@ -68,7 +71,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MESSAGE_BYTES_MAX: Final = 64 * 1024
-"""Largest request: an Authorize with every field at its limit has about 30 KiB."""
+"""Largest request: an Authorize with every field at its limit has about 40 KiB."""
 METADATA_BYTES_MAX: Final = 16 * 1024
 DRAIN_EXTRA_S: Final = 10.0
 """How long the flusher may take at shutdown to record what is in the outbox; the rest waits safely in Valkey."""
@@ -196,7 +199,10 @@ def build_server(
     )
     asset_service_pb2_grpc.add_AssetServiceServicer_to_server(AssetService(admin, stores.ledger), server)
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletService(admin, stores.ledger), server)
-    grant_service_pb2_grpc.add_GrantServiceServicer_to_server(GrantService(admin, stores.ledger), server)
+    grant_service_pb2_grpc.add_GrantServiceServicer_to_server(
+        GrantService(admin, stores.ledger, stores.holds.now_ms), server
+    )
+    cap_service_pb2_grpc.add_CapServiceServicer_to_server(CapService(admin, stores.holds), server)
     balance_service_pb2_grpc.add_BalanceServiceServicer_to_server(BalanceService(stores.holds, assets), server)
     ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(stores.ledger), server)
     health_servicer = health_aio.HealthServicer()
@@ -216,6 +222,7 @@ def service_names() -> list[str]:
             (wallet_service_pb2, "WalletService"),
             (grant_service_pb2, "GrantService"),
             (balance_service_pb2, "BalanceService"),
+            (cap_service_pb2, "CapService"),
             (ledger_service_pb2, "LedgerService"),
         )
     ]

@@ -61,7 +61,23 @@ async def fund(store: LedgerStore, redis: Redis, wallets: list[str], assets: lis
             )
             lines = [Line(LineKind.GRANT, asset, GRANT_UNITS, f"grant_{asset}")]
             event = Event(
-                1, EventKind.GRANT, TENANT, wallet_id, number, now_ms(), number, "", lines, [], [], "", 0, late=False
+                version=1,
+                kind=EventKind.GRANT,
+                tenant_id=TENANT,
+                wallet_id=wallet_id,
+                wallet_sequence=number,
+                time_ms=now_ms(),
+                change_number=number,
+                hold_id="",
+                lines=lines,
+                amounts=[],
+                subjects=[],
+                labels="",
+                hold_create_ms=0,
+                late=False,
+                final=True,
+                refund_id="",
+                cap_usage=[],
             )
             await redis.xadd(outbox(partition, 1), {b"e": encode(event)})
 
@@ -91,6 +107,9 @@ async def fill(redis: Redis, wallets: list[str], assets: list[str], events: int,
             '{"request":"r1"}',
             now_ms(),
             late=False,
+            final=True,
+            refund_id="",
+            cap_usage=[],
         )
         pipeline.xadd(outbox(partition_of(TENANT, wallet_id, PARTITIONS), 1), {b"e": encode(event)})
         if len(pipeline) >= PIPELINE:

@@ -38,7 +38,8 @@ async def test_a_hold_answers_what_it_holds(stage: Stage) -> None:
     assert before_ms <= hold.create_ms <= await stage.store.now_ms()
     assert hold.expire_ms == hold.create_ms + 60_000
     assert (hold.subjects, hold.labels) == (["key:sk_1", "user:42"], '{"a":"b"}')
-    assert (hold.overage_policy, hold.expiry_action) == (OveragePolicy.CHARGE_FULL, ExpiryAction.COMMIT_FULL)
+    assert {amount.overage_policy for amount in hold.amounts} == {OveragePolicy.CHARGE_FULL}
+    assert hold.expiry_action is ExpiryAction.COMMIT_FULL
     assert [(b.asset, b.settled, b.held, b.available) for b in reply.balances] == [
         ("TOKENS", 1000, 400, 600),
         ("USD", 10, 3, 7),

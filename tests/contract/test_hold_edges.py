@@ -8,14 +8,27 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from contract.wallets import TOMBSTONE_MS
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.library import build_library, load_library, read_sources
-from drawdown_server.holds.messages import AmountRequest, AuthorizeRequest, ListHoldsRequest
-from drawdown_server.holds.model import UNITS_MAX, ExpiryAction, HoldState, OveragePolicy
+from drawdown_server.holds.messages import (
+    AmountRequest,
+    AuthorizeRequest,
+    Change,
+    ChargeRequest,
+    CommitRequest,
+    ExtendRequest,
+    ListHoldsRequest,
+    RefundRequest,
+    TotalUsed,
+)
+from drawdown_server.holds.model import UNITS_MAX, Cap, CapMode, CapWindow, ExpiryAction, HoldState
 from drawdown_server.holds.store import HoldStore
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from contract.wallets import Stage, Wallet
 
 
@@ -79,26 +92,40 @@ async def test_a_grant_out_of_range_fails_and_changes_nothing(stage: Stage, unit
     assert await wallet.at_rest() == at_rest
 
 
-async def test_an_asset_named_twice_cannot_hold_more_than_there_is(stage: Stage) -> None:
+TWICE: Final = [TotalUsed("USD", 6), TotalUsed("USD", 6)]
+
+
+@pytest.mark.parametrize("verb", ["authorize", "charge", "commit", "extend", "refund"])
+async def test_an_asset_named_twice_cannot_move_more_than_there_is(stage: Stage, verb: str) -> None:
     wallet = await stage.wallet(USD=10)
+    await wallet.hold("h1", USD=8)
+    await wallet.commit("h1", final=False, USD=4)
+    named = {**wallet.ids, "hold_id": "h1", "tombstone_ms": TOMBSTONE_MS}
+    asked = {"fingerprint": "", "subjects": [], "labels": ""}
+    amounts = [AmountRequest("USD", 1), AmountRequest("USD", 1)]
+    requests: dict[str, Callable[[], Awaitable[object]]] = {
+        "authorize": lambda: stage.store.authorize(
+            AuthorizeRequest(
+                **{**named, **asked, "hold_id": "h2"},
+                ways=[amounts],
+                ttl_ms=60_000,
+                expiry_action=ExpiryAction.RELEASE,
+                open_holds_max=10,
+            )
+        ),
+        "charge": lambda: stage.store.charge(ChargeRequest(**{**named, **asked, "hold_id": "h2"}, amounts=amounts)),
+        "commit": lambda: stage.store.commit(CommitRequest(**named, amounts=TWICE, final=True)),
+        "extend": lambda: stage.store.extend(ExtendRequest(**named, amounts=TWICE, ttl_ms=0)),
+        "refund": lambda: stage.store.refund(
+            RefundRequest(**named, amounts=TWICE, refund_id="r1", digest="", grants=[], recorded=None)
+        ),
+    }
     at_rest = await wallet.at_rest()
-    request = AuthorizeRequest(
-        **wallet.ids,
-        hold_id="h1",
-        fingerprint="",
-        amounts=[AmountRequest("USD", 6), AmountRequest("USD", 6)],
-        ttl_ms=60_000,
-        subjects=[],
-        overage_policy=OveragePolicy.REJECT,
-        expiry_action=ExpiryAction.RELEASE,
-        labels="",
-        open_holds_max=10,
-        tombstone_ms=60_000,
-    )
     with pytest.raises(DrawdownError) as failed:
-        await stage.store.authorize(request)
+        await requests[verb]()
     assert failed.value.reason is ErrorReason.INTERNAL
     assert await wallet.at_rest() == at_rest
+    await wallet.commit("h1", USD=4)
 
 
 # --- texts -------------------------------------------------------------------------------------------------------
@@ -279,6 +306,8 @@ async def test_a_lost_library_that_nobody_loads_is_a_store_that_is_down(stage: S
 
 async def test_only_the_declared_keys_exist_and_none_has_a_ttl(stage: Stage) -> None:
     wallet = await stage.wallet(USD=10)
+    cap = Cap("", "USD", CapWindow.DAY, 10, CapMode.ENFORCE)
+    await wallet.apply(Change(change_number=2, kind="CAP", cap=cap))
     await wallet.hold("h1", USD=4)
     await wallet.commit("h1", USD=4)
     await wallet.hold("h2", USD=4)

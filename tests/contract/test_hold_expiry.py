@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from contract.wallets import Stage, Wallet
 
 
+DUE_TTL_MS: Final = 1_500
+"""Long enough to place the holds of one test, short enough to wait for."""
+
+
 async def due_holds(wallet: Wallet, count: int, **units: int) -> None:
-    """Many holds that are over."""
-    replies = await asyncio.gather(*(wallet.authorize(f"due{n}", ttl_ms=1, **units) for n in range(count)))
+    """Many holds that are over, all of them placed before the first one was due."""
+    replies = await asyncio.gather(*(wallet.authorize(f"due{n}", ttl_ms=DUE_TTL_MS, **units) for n in range(count)))
     assert all(reply.status == "OK" for reply in replies)
     await wallet.stage.until(max(reply.hold.expire_ms for reply in replies if reply.hold))
 
@@ -57,12 +61,12 @@ async def test_an_authorize_that_would_be_denied_frees_due_holds(stage: Stage) -
     assert (await wallet.read_hold("h1")).state is HoldState.EXPIRED
 
 
-async def test_an_authorize_that_can_be_paid_leaves_due_holds_to_the_sweep(stage: Stage) -> None:
+async def test_an_authorize_that_could_be_paid_anyway_frees_due_holds_too(stage: Stage) -> None:
     wallet = await stage.wallet(USD=10)
     await wallet.due_hold("h1", USD=2)
     await wallet.hold("h2", USD=8)
-    assert (await wallet.read_hold("h1")).state is HoldState.HELD
-    assert (await wallet.sweep()).expired == 1
+    assert (await wallet.read_hold("h1")).state is HoldState.EXPIRED
+    assert (await wallet.sweep()).expired == 0
 
 
 async def test_an_authorize_that_stays_denied_has_still_freed(stage: Stage) -> None:
@@ -90,14 +94,14 @@ async def test_a_frozen_wallet_frees_nothing_in_authorize(stage: Stage) -> None:
     assert (await wallet.sweep()).expired == 1
 
 
-@pytest.mark.parametrize(("needed", "freed"), [(1, 100), (100, 100), (101, 200), (250, 250)])
-async def test_many_due_holds_are_freed_in_chunks(stage: Stage, needed: int, freed: int) -> None:
+@pytest.mark.parametrize("needed", [1, 250])
+async def test_many_due_holds_are_freed_at_once(stage: Stage, needed: int) -> None:
     wallet = await stage.wallet(USD=250)
     await due_holds(wallet, 250, USD=1)
     assert await wallet.available("USD") == 0
     assert (await wallet.authorize("h1", USD=needed)).status == "OK"
-    assert (await wallet.read()).open_holds == 250 - freed + 1
-    assert await wallet.available("USD") == freed - needed
+    assert (await wallet.read()).open_holds == 1
+    assert await wallet.available("USD") == 250 - needed
 
 
 async def test_one_authorize_frees_a_bounded_number_and_the_next_goes_on(stage: Stage) -> None:
@@ -115,7 +119,7 @@ async def test_many_due_holds_and_tombstones_are_swept_in_bounded_steps(stage: S
     async with asyncio.timeout(10):
         while (await wallet.read()).open_holds or await wallet.due_ms():
             swept = await wallet.sweep(tombstone_ms=1)
-            assert swept.expired <= 100
+            assert swept.expired <= 1000
             assert swept.forgotten <= 1000
             expired, forgotten = expired + swept.expired, forgotten + swept.forgotten
             await stage.until(await wallet.due_ms())

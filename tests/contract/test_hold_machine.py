@@ -127,8 +127,7 @@ class Model:
             return "HOLD_RELEASED" if known.state == "RELEASED" else "OK"
         if self.state != "ACTIVE":
             return f"WALLET_{self.state}"
-        if self._denial(amounts):
-            self.free_due()
+        self.free_due()
         if denial := self._denial(amounts):
             return denial
         hold = self.holds[hold_id] = ModelHold(content, amounts, due)
@@ -146,7 +145,7 @@ class Model:
         if hold.state == "RELEASED":
             return "HOLD_RELEASED"
         if hold.state == "COMMITTED":
-            same = {a: u for a, u in totals.items() if u} == {a: u for a, u in hold.debited.items() if u}
+            same = all(units == hold.debited.get(asset, 0) for asset, units in totals.items())
             return "OK" if same and totals.keys() <= hold.amounts.keys() else "HOLD_COMMITTED"
         if hold.due and hold.state == "HELD":
             self._unpin(hold, {})

@@ -33,7 +33,7 @@ def packed(grant_id: str, free: int, **properties: int) -> PackedGrant:
 
 
 def loaded(asset: str, *grants: PackedGrant, debt: int = 0, overdraft_limit: int = 0) -> LoadedAsset:
-    return LoadedAsset(asset=asset, debt=debt, overdraft_limit=overdraft_limit, grants=list(grants))
+    return LoadedAsset(asset=asset, debt=debt, overdraft_limit=overdraft_limit, grants=list(grants), scheduled=[])
 
 
 async def test_a_loaded_wallet_is_as_postgres_had_it(stage: Stage) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ from drawdown_server.holds.messages import (
     ApplyRequest,
     AuthorizeReply,
     AuthorizeRequest,
+    CapUsage,
     Change,
     CommitRequest,
     GrantChange,
@@ -34,6 +35,7 @@ from drawdown_server.holds.messages import (
 )
 from drawdown_server.holds.model import (
     AssetBalance,
+    Cap,
     ExpiryAction,
     GrantSource,
     Hold,
@@ -118,7 +120,7 @@ class Wallet:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """meta, outbox, due, wallet, holds, open, settled."""
+        """meta, outbox, due, wallet, holds, open, settled, caps."""
         return keys.wallet_keys(self.partition, self.stage.epochs[self.partition], self.tenant_id, self.wallet_id)
 
     @property
@@ -136,6 +138,8 @@ class Wallet:
         change_number: int = 0,
         age_ms: int = 0,
         changes: list[Change] | None = None,
+        caps: list[Cap] | None = None,
+        cap_usage: list[CapUsage] | None = None,
     ) -> LoadReply:
         ticket = await self.store.ticket(**self.ids)
         reply = await self.store.load(
@@ -146,6 +150,8 @@ class Wallet:
                 sequence=sequence,
                 change_number=change_number,
                 assets=assets or [],
+                caps=caps or [],
+                cap_usage=cap_usage or [],
                 changes=changes or [],
             ),
             ticket,
@@ -224,13 +230,14 @@ class Wallet:
                 **self.ids,
                 hold_id=hold_id,
                 fingerprint=fingerprint(content) if print_of is None else print_of,
-                amounts=[
-                    AmountRequest(asset=asset, units=amount, known=asset not in unknown)
-                    for asset, amount in units.items()
+                ways=[
+                    [
+                        AmountRequest(asset, amount, overage_policy=overage_policy, known=asset not in unknown)
+                        for asset, amount in units.items()
+                    ]
                 ],
                 ttl_ms=ttl_ms,
                 subjects=subjects or [],
-                overage_policy=overage_policy,
                 expiry_action=expiry_action,
                 labels=labels,
                 open_holds_max=open_holds_max,
@@ -252,14 +259,18 @@ class Wallet:
         await self.stage.until(hold.expire_ms)
         return hold
 
-    async def commit(self, hold_id: str, *, tombstone_ms: int = TOMBSTONE_MS, **units: int) -> SettleReply:
+    async def commit(
+        self, hold_id: str, *, tombstone_ms: int = TOMBSTONE_MS, final: bool = True, **units: int
+    ) -> SettleReply:
         amounts = [TotalUsed(asset=asset, units=amount) for asset, amount in units.items()]
-        request = CommitRequest(**self.ids, hold_id=hold_id, amounts=amounts, tombstone_ms=tombstone_ms)
+        request = CommitRequest(**self.ids, hold_id=hold_id, amounts=amounts, final=final, tombstone_ms=tombstone_ms)
         return await self.store.commit(request)
 
-    async def release(self, hold_id: str, *, bury: bool = False, tombstone_ms: int = TOMBSTONE_MS) -> SettleReply:
+    async def release(
+        self, hold_id: str, *, bury: bool = False, tombstone_ms: int = TOMBSTONE_MS, forced: bool = False
+    ) -> SettleReply:
         return await self.store.release(
-            ReleaseRequest(**self.ids, hold_id=hold_id, tombstone_ms=tombstone_ms, bury=bury)
+            ReleaseRequest(**self.ids, hold_id=hold_id, tombstone_ms=tombstone_ms, bury=bury, forced=forced)
         )
 
     async def sweep(self, *, tombstone_ms: int = TOMBSTONE_MS, recorded: bool = True) -> SweepReply:
@@ -352,17 +363,17 @@ async def _holds_at_rest(wallet: Wallet) -> dict[str, HoldAtRest]:
     for hold_id, packed in (await wallet.stage.client.hgetall(wallet.keys[4])).items():
         fields = msgspec.msgpack.decode(packed)
         pins: Counter[tuple[str, str]] = Counter()
-        for asset, _, _, _, _, of_asset in fields[7]:
-            for grant_id, units in of_asset:
+        for amount in fields[6]:
+            for grant_id, units in amount[7]:
                 assert units > 0
-                pins[asset, grant_id] += units
+                pins[amount[0], grant_id] += units
         holds[hold_id.decode()] = HoldAtRest(
             state=HoldState(fields[0]),
             expire_ms=fields[3],
-            held={amount[0]: amount[2] for amount in fields[7]},
-            debited={amount[0]: amount[3] for amount in fields[7]},
+            held={amount[0]: amount[2] for amount in fields[6]},
+            debited={amount[0]: amount[3] for amount in fields[6]},
             pins=pins,
-            wallet_sequence=fields[11],
+            wallet_sequence=fields[10],
         )
     return holds
 
@@ -373,15 +384,16 @@ def _assert_events(wallet: Wallet, reading: WalletReading, recorded: list[events
     assert reading.sequence == wallet.loaded_sequence + len(recorded)
     changes = [event.change_number for event in recorded if event.change_number]
     assert changes == sorted(set(changes))
-    commits = Counter(event.hold_id for event in recorded if event.kind is events.EventKind.COMMIT)
-    for event in recorded:
-        if event.kind is events.EventKind.COMMIT:
-            debited: Counter[str] = Counter()
-            for line in event.lines:
-                assert line.kind is events.LineKind.DEBIT
-                debited[line.asset] += line.units
-            assert debited == Counter({amount.asset: amount.debited for amount in event.amounts if amount.debited})
-    assert all(count == 1 for count in commits.values()), commits
+    commits = [event for event in recorded if event.kind is events.EventKind.COMMIT]
+    debited: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for event in commits:
+        so_far = debited[event.hold_id]
+        for line in event.lines:
+            if line.kind is events.LineKind.DEBIT:
+                so_far[line.asset] += line.units
+        assert so_far == Counter({amount.asset: amount.debited for amount in event.amounts if amount.debited})
+    settled = Counter(event.hold_id for event in commits if event.final)
+    assert all(count == 1 for count in settled.values()), settled
 
 
 def _assert_balances(
@@ -392,21 +404,23 @@ def _assert_balances(
         left[asset, grant.grant_id] += grant.free
     for event in recorded:
         for line in event.lines:
-            sign = 1 if line.kind is events.LineKind.GRANT else -1
+            sign = 1 if line.kind in (events.LineKind.GRANT, events.LineKind.REFUND) else -1
             left[line.asset, line.grant_id] += sign * line.units
     live = {
         (balance.asset, grant.grant_id): grant.free + grant.pinned
         for balance in reading.balances
         for grant in balance.grants
     }
-    assert live == {grant: units for grant, units in left.items() if units}
+    assert live == {grant: units for grant, units in left.items() if units and grant[1]}
 
     is_open = [hold for hold in holds.values() if hold.state is HoldState.HELD]
     pins = sum((hold.pins for hold in is_open), Counter[tuple[str, str]]())
     for balance in reading.balances:
         assert balance.available + balance.held == balance.settled + balance.overdraft_limit
-        assert balance.available == sum(g.free for g in balance.grants) - balance.debt + balance.overdraft_limit
-        assert balance.held == sum(grant.pinned for grant in balance.grants)
+        overdraft_held = pins[balance.asset, ""]
+        free = sum(grant.free for grant in balance.grants) - overdraft_held
+        assert balance.available == free - balance.debt + balance.overdraft_limit
+        assert balance.held == sum(grant.pinned for grant in balance.grants) + overdraft_held
         assert balance.held == sum(hold.held.get(balance.asset, 0) for hold in is_open)
         for grant in balance.grants:
             assert grant.free >= 0
@@ -430,12 +444,14 @@ async def _assert_indexes(wallet: Wallet, reading: WalletReading, holds: dict[st
 
 
 def _assert_settled_once(recorded: list[events.Event], holds: dict[str, HoldAtRest]) -> None:
-    commits = {event.hold_id: event for event in recorded if event.kind is events.EventKind.COMMIT}
+    commits = {event.hold_id: event for event in recorded if event.kind is events.EventKind.COMMIT}  # the last of each
     for hold_id, hold in holds.items():
         assert hold.pins == {} or hold.state is HoldState.HELD
         assert not any(hold.held.values()) or hold.state is HoldState.HELD
         if hold.state is HoldState.COMMITTED:
-            assert commits[hold_id].wallet_sequence == hold.wallet_sequence
+            assert commits[hold_id].final
+            assert commits[hold_id].wallet_sequence <= hold.wallet_sequence
+        if hold_id in commits:
             assert {amount.asset: amount.debited for amount in commits[hold_id].amounts} == hold.debited
         else:
             assert not any(hold.debited.values())

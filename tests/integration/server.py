@@ -27,6 +27,7 @@ from drawdown.v1 import (
     asset_service_pb2_grpc,
     authorization_service_pb2_grpc,
     balance_service_pb2_grpc,
+    cap_service_pb2_grpc,
     grant_service_pb2_grpc,
     ledger_service_pb2_grpc,
     types_pb2,
@@ -90,6 +91,7 @@ class Rpc:
             wallet_service_pb2_grpc.WalletServiceStub(channel),
             grant_service_pb2_grpc.GrantServiceStub(channel),
             balance_service_pb2_grpc.BalanceServiceStub(channel),
+            cap_service_pb2_grpc.CapServiceStub(channel),
             ledger_service_pb2_grpc.LedgerServiceStub(channel),
         )
 
@@ -108,7 +110,12 @@ class Rpc:
 
     async def create_assets(self) -> None:
         for asset, scale in ASSETS.items():
-            await self.call(asset_pb.CreateAssetRequest(asset=asset, scale=scale))
+            # REJECT: a test that wants more than was held says so in its Authorize.
+            await self.call(
+                asset_pb.CreateAssetRequest(
+                    asset=asset, scale=scale, default_overage_policy=types_pb2.OVERAGE_POLICY_REJECT
+                )
+            )
 
     async def wallet(self, wallet_id: str = "", **units: int) -> str:
         """A new wallet with a grant per asset: ``await rpc.wallet(USD=10)``."""

@@ -83,7 +83,8 @@ async def assert_conserved(store: LedgerStore, *wallets: str) -> None:
             of_grant[entry.grant_id] += entry.units if entry.kind is LineKind.GRANT else -entry.units
         for row in audit.snapshot.balances:
             assert sum(units for (asset, _), units in accounts.items() if asset == row.asset) == 0
-            assert accounts[row.asset, f"wallet:{wallet_id}"] == row.settled_units
+            assert accounts[row.asset, f"debt:{wallet_id}"] == -row.debt_units
+            assert accounts[row.asset, f"wallet:{wallet_id}"] - row.debt_units == row.settled_units
             grants = [grant for grant in audit.snapshot.grants if grant.asset == row.asset]
             assert sum(grant.remaining_units for grant in grants) - row.debt_units == row.settled_units
             assert {g.grant_id: g.remaining_units for g in grants} == {g.grant_id: of_grant[g.grant_id] for g in grants}
@@ -234,7 +235,7 @@ async def test_poison_among_good_ones(store: LedgerStore, redis: Redis, live: Li
     await live.emit(commit_event("w", 3, [Line(LineKind.DEBIT, "USD", 1, "unknown grant")]))
     await live.emit(commit_event("w", 4, [Line(LineKind.DEBIT, "USD", 999_999, "g-USD")]))  # more than there is
     await live.emit(commit_event("w", 5, labels="{not json"))
-    await live.emit(commit_event("w", 6, hold_id="hold-2"))  # no poison: an id used again
+    await live.emit(commit_event("w", 6, hold_id="hold-2", hold_create_ms=7))  # no poison: an id used again
     await live.emit(commit_event("w", 7, labels='{"nul":"\\u0000"}'))
     await live.emit(commit_event("nobody", 1), PARTITION)
     live.wallets["w"].sequence = 7
@@ -270,8 +271,8 @@ async def test_poison_among_good_ones(store: LedgerStore, redis: Redis, live: Li
 async def test_a_hold_id_used_again_is_recorded_again(store: LedgerStore, redis: Redis, live: Live) -> None:
     """Valkey admits an id again once its tombstone is gone; both debits are real, the latest answers."""
     line = Line(LineKind.DEBIT, "USD", 1, "g-USD")
-    await live.emit(commit_event("w", 2, [line], hold_id="again"))
-    await live.emit(commit_event("w", 3, [line], hold_id="again"))
+    await live.emit(commit_event("w", 2, [line], hold_id="again", hold_create_ms=1))
+    await live.emit(commit_event("w", 3, [line], hold_id="again", hold_create_ms=2))
     flusher = make_flusher(redis, store)
     while await flusher.run_once():
         pass
@@ -318,8 +319,7 @@ async def test_debt_is_a_debit_without_a_grant(store: LedgerStore, redis: Redis,
     await create_grant(store, "poor", "g", "USD", 100)
     lines = [
         Line(LineKind.GRANT, "USD", 100, "g"),
-        Line(LineKind.REFUND, "USD", 30, ""),
-        Line(LineKind.DEBIT, "USD", 30, "g"),
+        Line(LineKind.REPAY, "USD", 30, "g"),
     ]
     await live.emit(change_event("poor", 2, 1, EventKind.GRANT, lines))
     await flusher.run_once()
@@ -439,7 +439,7 @@ async def test_an_event_that_lua_packs_is_understood(store: LedgerStore, redis: 
     """cmsgpack writes empty tables as arrays and whole doubles as integers."""
     script = """
         local event = {1, 'COMMIT', ARGV[1], 'w', 2, 1800000000000, 0, 'hold',
-            {{'DEBIT', 'USD', 7, 'g-USD'}}, {{'USD', 10, 7, 0}}, {}, '', 1800000000000, false}
+            {{'DEBIT', 'USD', 7, 'g-USD'}}, {{'USD', 10, 7, 0}}, {}, '', 1800000000000, false, true, '', {}}
         return redis.call('XADD', KEYS[1], '*', 'e', cmsgpack.pack(event))
     """
     await redis.eval(script, 1, outbox(PARTITION, 1), TENANT)

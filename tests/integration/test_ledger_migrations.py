@@ -119,6 +119,7 @@ async def test_money_columns_are_bigint_and_every_key_of_a_wallet_begins_with_th
         postgres_url,
         "SELECT DISTINCT a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid "
         "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0] WHERE i.indisprimary AND c.relname IN "
-        "('assets', 'wallets', 'wallet_changes', 'grants', 'balances', 'entries', 'settled_holds')",
+        "('assets', 'wallets', 'wallet_changes', 'grants', 'balances', 'caps', 'applied_caps', 'cap_usage', 'entries', "
+        "'settled_holds', 'hold_events')",
     )
     assert first_columns == [("tenant_id",)]

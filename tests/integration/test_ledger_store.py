@@ -3,16 +3,26 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from drawdown_server.config import Config
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
-from drawdown_server.holds.model import UNITS_MAX, GrantSource, OveragePolicy, WalletState
-from drawdown_server.ledger import grants
+from drawdown_server.holds.messages import CapUsage, GrantChange
+from drawdown_server.holds.model import (
+    UNITS_MAX,
+    Cap,
+    CapMode,
+    CapWindow,
+    GrantSource,
+    OveragePolicy,
+    WalletState,
+)
+from drawdown_server.ledger import caps, grants
 from drawdown_server.ledger.database import open_pool
+from drawdown_server.ledger.events import Line, LineKind
 from drawdown_server.ledger.partitions import PartitionCountError
-from drawdown_server.ledger.rows import ChangeKind
-from ledgers import PARTITIONS, TENANT, Live, create_grant, make_flusher, open_redis, open_store
+from ledgers import PARTITIONS, TENANT, Live, commit_event, create_grant, make_flusher, open_redis, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -81,7 +91,18 @@ async def test_a_grant_is_one_numbered_change(store: LedgerStore, wallet: str) -
     assert (row.effective_ms, row.expire_ms, row.labels) == (1_800_000_000_001, 1_900_000_000_999, {"invoice": "7"})
     assert (row.units, row.remaining_units, row.change_number) == (UNITS_MAX, UNITS_MAX, 1)
     (change,) = await store.pending_changes(TENANT, wallet, 0, 10)
-    assert (change.kind, change.change_number, change.grant) == (ChangeKind.GRANT, 1, row)
+    assert (change.change.kind, change.change_number) == ("GRANT", 1)
+    assert change.change.grant == GrantChange(
+        grant_id="g1",
+        asset="USD",
+        units=UNITS_MAX,
+        priority=-5,
+        source=GrantSource.PROMOTION,
+        effective_ms=1_800_000_000_001,
+        expire_ms=1_900_000_000_999,
+        create_ms=row.create_ms,
+        labels='{"invoice":"7"}',
+    )
 
 
 async def test_the_same_grant_twice_is_one_grant(store: LedgerStore, wallet: str) -> None:
@@ -155,9 +176,9 @@ async def test_states_are_changes_too_and_closed_is_for_good(store: LedgerStore,
     row, changed = await store.set_wallet_state(TENANT, wallet, WalletState.CLOSED, "left")
     assert (row.change_number, changed) == (3, True)
     changes = await store.pending_changes(TENANT, wallet, 1, 10)
-    assert [(c.change_number, c.kind, c.state, c.reason) for c in changes] == [
-        (2, ChangeKind.GRANT, None, ""),
-        (3, ChangeKind.STATE, WalletState.CLOSED, "left"),
+    assert [(c.change_number, c.change.kind, c.change.state, c.reason) for c in changes] == [
+        (2, "GRANT", None, ""),
+        (3, "STATE", WalletState.CLOSED, "left"),
     ]
     for attempt in (
         store.set_wallet_state(TENANT, wallet, WalletState.ACTIVE, ""),
@@ -192,9 +213,9 @@ async def test_a_load_brings_the_wallet_as_recorded_and_what_is_pending(store: L
         ("USD", 70, 100, 30),
     ]
     assert [c.change_number for c in snapshot.pending] == [4, 5]
-    assert snapshot.pending[0].grant is not None
-    assert snapshot.pending[0].grant.grant_id == "late"
-    assert snapshot.pending[1].state is WalletState.ACTIVE
+    assert snapshot.pending[0].change.grant is not None
+    assert snapshot.pending[0].change.grant.grant_id == "late"
+    assert snapshot.pending[1].change.state is WalletState.ACTIVE
     assert await store.load_wallet(TENANT, "nobody") is None
 
 
@@ -265,3 +286,88 @@ async def test_a_statement_that_takes_too_long_is_unavailable(postgres_url: str)
             with pytest.raises(StoreUnavailableError):
                 await type(store)(pool).set_wallet_state(TENANT, "w", WalletState.FROZEN, "")
         await type(store)(pool).set_wallet_state(TENANT, "w", WalletState.FROZEN, "")
+
+
+async def test_a_wallet_has_a_limit_of_caps(store: LedgerStore, wallet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caps, "CAPS_MAX", 3)
+    wanted = [Cap(f"key:{n}", "USD", CapWindow.DAY, n, CapMode.ENFORCE) for n in range(5)]
+    outcomes = await asyncio.gather(*(store.set_cap(TENANT, wallet, cap) for cap in wanted), return_exceptions=True)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, DrawdownError)]
+    assert [(error.reason, error.metadata) for error in errors] == [(ErrorReason.TOO_MANY_CAPS, {"limit": "3"})] * 2
+    first, *_ = await store.list_caps(TENANT, wallet)
+    changed = msgspec.structs.replace(first, limit=99)
+    assert await store.set_cap(TENANT, wallet, changed), "one that is there may be changed"
+    assert not await store.set_cap(TENANT, wallet, changed)
+    assert await store.remove_cap(TENANT, wallet, subject=first.subject, asset="USD", window=CapWindow.DAY)
+    assert not await store.remove_cap(TENANT, wallet, subject=first.subject, asset="USD", window=CapWindow.DAY)
+    assert len(await store.list_caps(TENANT, wallet)) == 2
+
+
+async def test_what_there_is_and_what_may_be_owed_stay_exact_together(store: LedgerStore, wallet: str) -> None:
+    await create_grant(store, wallet, "g", "USD", UNITS_MAX - 10)
+    await store.set_overdraft_limit(TENANT, wallet, "USD", 10, "")
+    for refused in (
+        store.set_overdraft_limit(TENANT, wallet, "USD", 11, ""),
+        create_grant(store, wallet, "more", "USD", 1),
+    ):
+        with pytest.raises(DrawdownError) as caught:
+            await refused
+        assert caught.value.reason is ErrorReason.BALANCE_OUT_OF_RANGE
+    await store.set_overdraft_limit(TENANT, wallet, "USD", 9, "")
+    await create_grant(store, wallet, "more", "USD", 1)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_changes_of_what_is_not_there_or_closed_are_refused(
+    store: LedgerStore,
+    wallet: str,
+    closed: bool,
+) -> None:
+    await create_grant(store, wallet, "g", "USD", 1)
+    if closed:
+        await store.set_wallet_state(TENANT, wallet, WalletState.CLOSED, "")
+    cap = Cap("", "USD", CapWindow.DAY, 1, CapMode.ENFORCE)
+    wallet_id = wallet if closed else "nobody"
+    expected = ErrorReason.WALLET_CLOSED if closed else ErrorReason.WALLET_NOT_FOUND
+    refusals = [
+        (store.void_grant(TENANT, wallet_id, "g", ""), expected),
+        (store.set_grant_expiry(TENANT, wallet_id, "g", 1, ""), expected),
+        (store.set_overdraft_limit(TENANT, wallet_id, "USD", 1, ""), expected),
+        (store.set_cap(TENANT, wallet_id, cap), expected),
+        (store.void_grant(TENANT, wallet, "unknown", ""), ErrorReason.GRANT_NOT_FOUND),
+        (store.set_overdraft_limit(TENANT, wallet, "GBP", 1, ""), ErrorReason.ASSET_NOT_FOUND),
+    ]
+    for refused, reason in refusals:
+        with pytest.raises(DrawdownError) as caught:
+            await refused
+        assert caught.value.reason is reason
+    found = await store.get_wallet(TENANT, wallet)
+    assert found is not None
+    assert found.change_number == 1 + closed
+
+
+async def test_a_state_is_set_only_if_nothing_changed_since(store: LedgerStore, wallet: str) -> None:
+    row, _ = await store.set_wallet_state(TENANT, wallet, WalletState.FROZEN, "")
+    await create_grant(store, wallet, "g", "USD", 1)
+    late, changed = await store.set_wallet_state(
+        TENANT, wallet, WalletState.CLOSED, "", seen_change_number=row.change_number
+    )
+    assert (late.state, changed) == (WalletState.FROZEN, False)
+    _, changed = await store.set_wallet_state(TENANT, wallet, WalletState.CLOSED, "", seen_change_number=2)
+    assert changed
+
+
+async def test_counters_whose_window_ended_are_left_out_and_forgotten(store: LedgerStore, valkey_url: str) -> None:
+    async with open_redis(valkey_url) as redis:
+        live = Live(redis, store)
+        await live.create_wallet("w", USD=100)
+        usage = {"|USD|LIFETIME|0": 3, "|USD|DAY|20000": 3, "|USD|MONTH|30000": 3}
+        for sequence in (2, 3):
+            line = Line(LineKind.DEBIT, "USD", 3, "g-USD")
+            await live.emit(commit_event("w", sequence, [line], cap_usage=usage))
+        await make_flusher(redis, store).run_once()
+    snapshot = await store.load_wallet(TENANT, "w")
+    assert snapshot is not None
+    assert snapshot.cap_usage == [CapUsage("|USD|LIFETIME|0", 6), CapUsage("|USD|MONTH|30000", 6)]
+    assert await store.forget_cap_usage(10) == 1
+    assert await store.forget_cap_usage(10) == 0

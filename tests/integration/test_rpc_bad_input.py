@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
+from drawdown.v1 import cap_service_pb2 as cap_pb
 from drawdown.v1 import grant_service_pb2 as grant_pb
 from drawdown.v1 import ledger_service_pb2 as ledger_pb
 from drawdown.v1 import types_pb2
@@ -75,6 +76,17 @@ BAD_LABELS: dict[str, tuple[dict[str, str], str]] = {
     "value with a NUL": ({"k": "\0"}, "labels[k]"),
 }
 UNKNOWN_ENUM = 99
+FAR = 4_000_000_000
+"""Seconds since 1970: the year 2096."""
+BAD_TIMES = {
+    "1970": Timestamp(),
+    "before 1970": Timestamp(seconds=-1),
+    "the year 10000": Timestamp(seconds=253_402_300_800),
+    "huge": Timestamp(seconds=2**62),
+    "most negative": Timestamp(seconds=-(2**63)),
+    "nanoseconds of more than a second": Timestamp(seconds=FAR, nanos=1_000_000_000),
+    "negative nanoseconds": Timestamp(seconds=FAR, nanos=-1),
+}
 MESSAGE_CHARS_MAX = 4096
 """A status travels in HTTP/2 headers, which have a limit."""
 
@@ -85,6 +97,10 @@ BASE: dict[str, Callable[[], Any]] = {
     "Authorize": lambda: authorize_request(WALLET, "new", USD=5),
     "Commit": lambda: commit_request(WALLET, HOLD, USD=5),
     "Release": lambda: pb.ReleaseRequest(wallet_id=WALLET, hold_id=HOLD, reason="because"),
+    "Extend": lambda: pb.ExtendRequest(wallet_id=WALLET, hold_id=HOLD, ttl=duration(60), amounts=amounts(USD=20)),
+    "Charge": lambda: pb.ChargeRequest(wallet_id=WALLET, charge_id="new", amounts=amounts(USD=5)),
+    "Refund": lambda: pb.RefundRequest(wallet_id=WALLET, hold_id="settled", refund_id="new", amounts=amounts(USD=5)),
+    "ForceRelease": lambda: pb.ForceReleaseRequest(wallet_id=WALLET, hold_id=HOLD, reason="because"),
     "GetHold": lambda: pb.GetHoldRequest(wallet_id=WALLET, hold_id=HOLD),
     "ListHolds": lambda: pb.ListHoldsRequest(wallet_id=WALLET),
     "CreateAsset": lambda: asset_pb.CreateAssetRequest(asset="NEW", scale=2),
@@ -95,9 +111,20 @@ BASE: dict[str, Callable[[], Any]] = {
     "ListWallets": wallet_pb.ListWalletsRequest,
     "FreezeWallet": lambda: wallet_pb.FreezeWalletRequest(wallet_id=WALLET),
     "UnfreezeWallet": lambda: wallet_pb.UnfreezeWalletRequest(wallet_id=WALLET),
+    "CloseWallet": lambda: wallet_pb.CloseWalletRequest(wallet_id=WALLET, force=True, reason="because"),
+    "SetOverdraftLimit": lambda: wallet_pb.SetOverdraftLimitRequest(wallet_id=WALLET, asset="USD", limit_units=5),
     "CreateGrant": lambda: grant_request(WALLET, "new", "USD", 5),
     "GetGrant": lambda: grant_pb.GetGrantRequest(wallet_id=WALLET, grant_id="g-USD"),
     "ListGrants": lambda: grant_pb.ListGrantsRequest(wallet_id=WALLET),
+    "VoidGrant": lambda: grant_pb.VoidGrantRequest(wallet_id=WALLET, grant_id="g-USD", reason="because"),
+    "SetGrantExpiry": lambda: grant_pb.SetGrantExpiryRequest(
+        wallet_id=WALLET, grant_id="g-USD", expire_time=Timestamp(seconds=FAR), reason="because"
+    ),
+    "SetCap": lambda: cap_pb.SetCapRequest(
+        wallet_id=WALLET, subject="key:*", asset="USD", window=types_pb2.CAP_WINDOW_DAY, limit_units=5
+    ),
+    "RemoveCap": lambda: cap_pb.RemoveCapRequest(wallet_id=WALLET, asset="USD", window=types_pb2.CAP_WINDOW_DAY),
+    "ListCaps": lambda: cap_pb.ListCapsRequest(wallet_id=WALLET, subjects=["key:a"]),
     "GetBalance": lambda: balance_pb.GetBalanceRequest(wallet_id=WALLET),
     "ListEntries": lambda: ledger_pb.ListEntriesRequest(wallet_id=WALLET),
 }
@@ -107,20 +134,33 @@ IDS = {
     "Authorize": ("wallet_id", "hold_id"),
     "Commit": ("wallet_id", "hold_id"),
     "Release": ("wallet_id", "hold_id"),
+    "Extend": ("wallet_id", "hold_id"),
+    "Charge": ("wallet_id", "charge_id"),
+    "Refund": ("wallet_id", "hold_id", "refund_id"),
+    "ForceRelease": ("wallet_id", "hold_id"),
     "GetHold": ("wallet_id", "hold_id"),
     "ListHolds": ("wallet_id",),
     "CreateWallet": ("wallet_id",),
     "GetWallet": ("wallet_id",),
     "FreezeWallet": ("wallet_id",),
     "UnfreezeWallet": ("wallet_id",),
+    "CloseWallet": ("wallet_id",),
+    "SetOverdraftLimit": ("wallet_id",),
     "CreateGrant": ("wallet_id", "grant_id"),
+    "VoidGrant": ("wallet_id", "grant_id"),
+    "SetGrantExpiry": ("wallet_id", "grant_id"),
+    "SetCap": ("wallet_id",),
+    "RemoveCap": ("wallet_id",),
+    "ListCaps": ("wallet_id",),
     "GetGrant": ("wallet_id", "grant_id"),
     "ListGrants": ("wallet_id",),
     "GetBalance": ("wallet_id",),
     "ListEntries": ("wallet_id",),
 }
 OPTIONAL_IDS = {"ListEntries": ("hold_id",)}
-ASSET_FIELDS = {"CreateAsset": "asset", "GetAsset": "asset", "CreateGrant": "asset"}
+ASSET_FIELDS = dict.fromkeys(
+    ("CreateAsset", "GetAsset", "CreateGrant", "SetOverdraftLimit", "SetCap", "RemoveCap"), "asset"
+)
 OPTIONAL_ASSET_FIELDS = {"ListGrants": "asset", "ListEntries": "asset"}
 TEXTS = {
     "Release": "reason",
@@ -128,10 +168,23 @@ TEXTS = {
     "CreateWallet": "display_name",
     "FreezeWallet": "reason",
     "UnfreezeWallet": "reason",
+    "ForceRelease": "reason",
+    "CloseWallet": "reason",
+    "SetOverdraftLimit": "reason",
+    "VoidGrant": "reason",
+    "SetGrantExpiry": "reason",
 }
-LABELLED = ("Authorize", "CreateWallet", "CreateGrant")
+LABELLED = ("Authorize", "Charge", "CreateWallet", "CreateGrant")
 LISTS = ("ListHolds", "ListAssets", "ListWallets", "ListGrants", "ListEntries")
-WITH_AMOUNTS = {"Authorize": {"zero": 0, **BAD_UNITS}, "Commit": BAD_UNITS}
+NOT_POSITIVE = {"zero": 0, **BAD_UNITS}
+WITH_AMOUNTS = {
+    "Authorize": NOT_POSITIVE,
+    "Extend": NOT_POSITIVE,
+    "Charge": NOT_POSITIVE,
+    "Refund": NOT_POSITIVE,
+    "Commit": BAD_UNITS,
+}
+WITH_SUBJECTS = ("Authorize", "Charge", "ListCaps")
 
 
 def changed(rpc: str, **fields: Any) -> Any:  # noqa: ANN401 - any request
@@ -186,47 +239,73 @@ def amount_rows() -> Iterator[tuple[str, Row]]:
         for name, code in BAD_ASSETS.items():
             request = changed(rpc, amounts=[types_pb2.Amount(asset=code, units=1)])
             yield f"{rpc} asset {name}", (request, ("amounts[0].asset",), "INVALID_FIELD")
-        yield f"{rpc} no amounts", (changed(rpc, amounts=[]), ("amounts",), "INVALID_FIELD")
+        if rpc == "Extend":  # needs a ttl or amounts
+            yield "Extend nothing", (pb.ExtendRequest(wallet_id=WALLET, hold_id=HOLD), ("amounts",), "INVALID_FIELD")
+        else:
+            yield f"{rpc} no amounts", (changed(rpc, amounts=[]), ("amounts",), "INVALID_FIELD")
         many = amounts(**{f"A{n}": 1 for n in range(17)})
         yield f"{rpc} 17 amounts", (changed(rpc, amounts=many), ("amounts",), "INVALID_FIELD")
         twice = [*amounts(USD=1, EUR=1), *amounts(USD=1)]
         yield f"{rpc} an asset twice", (changed(rpc, amounts=twice), ("amounts[2].asset",), "INVALID_FIELD")
-        partial = [types_pb2.Amount(asset="USD", units=5, min_units=2)]
-        reason = "NOT_SUPPORTED" if rpc == "Authorize" else "INVALID_FIELD"
-        yield f"{rpc} min_units", (changed(rpc, amounts=partial), ("amounts[0].min_units",), reason)
+        for least in (6, -1, MOST + 1) if rpc == "Authorize" else (2, -1):
+            partial = [types_pb2.Amount(asset="USD", units=5, min_units=least)]
+            yield (
+                f"{rpc} min_units {least}",
+                (changed(rpc, amounts=partial), ("amounts[0].min_units",), "INVALID_FIELD"),
+            )
     everything = changed(
-        "Commit", wallet_id="", hold_id="a b", amounts=[types_pb2.Amount(asset="x", units=-1)], final=False
+        "Commit", wallet_id="", hold_id="a b", amounts=[types_pb2.Amount(asset="x", units=-1)], hold_token=b"x"
     )
-    fields = ("wallet_id", "hold_id", "amounts[0].asset", "amounts[0].units", "final")
+    fields = ("wallet_id", "hold_id", "amounts[0].asset", "amounts[0].units", "hold_token")
     yield "Commit everything at once", (everything, fields, "INVALID_FIELD")
-    yield "Commit final=false", (changed("Commit", final=False), ("final",), "NOT_SUPPORTED")
     yield "Commit hold_token", (changed("Commit", hold_token=b"x"), ("hold_token",), "NOT_SUPPORTED")
 
 
-def authorize_rows() -> Iterator[tuple[str, Row]]:
-    """What only Authorize has."""
-    for name, ttl_s in {"zero": 0.0, "below a second": 0.999, "above a day": 86_400.001, "negative": -5.0}.items():
-        yield f"ttl {name}", (changed("Authorize", ttl=duration(ttl_s)), ("ttl",), "INVALID_FIELD")
-    huge = duration(1)
-    huge.seconds = 2**62
-    yield "ttl huge", (changed("Authorize", ttl=huge), ("ttl",), "INVALID_FIELD")
-    for name, value in BAD_IDS.items():
-        request = changed("Authorize", subjects=["key:ok", value])
-        yield f"subject {name}", (request, ("subjects[1]",), "INVALID_FIELD")
-    request = changed("Authorize", subjects=["a", "b", "a"])
-    yield "a subject twice", (request, ("subjects[2]",), "INVALID_FIELD")
-    request = changed("Authorize", subjects=[f"s{n}" for n in range(17)])
-    yield "17 subjects", (request, ("subjects",), "INVALID_FIELD")
-    other = pb.Alternative(amounts=amounts(TOKENS=1))
-    yield "alternatives", (changed("Authorize", alternatives=[other]), ("alternatives",), "NOT_SUPPORTED")
-    for field, unsupported in {
-        "overage_policy": (types_pb2.OVERAGE_POLICY_CHARGE_AVAILABLE, types_pb2.OVERAGE_POLICY_CHARGE_FULL),
-        "expiry_action": (types_pb2.EXPIRY_ACTION_COMMIT_FULL,),
-    }.items():
-        for number in unsupported:
-            yield f"{field} {number}", (changed("Authorize", **{field: number}), (field,), "NOT_SUPPORTED")
+def hold_rows() -> Iterator[tuple[str, Row]]:
+    """What only some verbs on holds have."""
+    for rpc in ("Authorize", "Extend"):
+        for name, ttl_s in {"zero": 0.0, "below a second": 0.999, "above a day": 86_400.001, "negative": -5.0}.items():
+            yield f"{rpc} ttl {name}", (changed(rpc, ttl=duration(ttl_s)), ("ttl",), "INVALID_FIELD")
+        huge = duration(1)
+        huge.seconds = 2**62
+        yield f"{rpc} ttl huge", (changed(rpc, ttl=huge), ("ttl",), "INVALID_FIELD")
+    for rpc in WITH_SUBJECTS:
+        for name, value in BAD_IDS.items():
+            request = changed(rpc, subjects=["key:ok", value])
+            yield f"{rpc} subject {name}", (request, ("subjects[1]",), "INVALID_FIELD")
+        request = changed(rpc, subjects=["a", "b", "a"])
+        yield f"{rpc} a subject twice", (request, ("subjects[2]",), "INVALID_FIELD")
+        request = changed(rpc, subjects=[f"s{n}" for n in range(17)])
+        yield f"{rpc} 17 subjects", (request, ("subjects",), "INVALID_FIELD")
+    for rpc, field in (("Authorize", "overage_policy"), ("Charge", "overage_policy"), ("Authorize", "expiry_action")):
         for number in (UNKNOWN_ENUM, -1):
-            yield f"{field} {number}", (changed("Authorize", **{field: number}), (field,), "INVALID_FIELD")
+            yield f"{rpc} {field} {number}", (changed(rpc, **{field: number}), (field,), "INVALID_FIELD")
+    yield "ForceRelease no reason", (changed("ForceRelease", reason=""), ("reason",), "INVALID_FIELD")
+    everything = pb.ExtendRequest(ttl=duration(0), amounts=[types_pb2.Amount(asset="x", units=0, min_units=1)])
+    fields = ("wallet_id", "hold_id", "ttl", "amounts[0].asset", "amounts[0].units", "amounts[0].min_units")
+    yield "Extend everything at once", (everything, fields, "INVALID_FIELD")
+    yield "ForceRelease empty", (pb.ForceReleaseRequest(), ("wallet_id", "hold_id", "reason"), "INVALID_FIELD")
+    fields = ("wallet_id", "hold_id", "refund_id", "amounts")
+    yield "Refund empty", (pb.RefundRequest(), fields, "INVALID_FIELD")
+    yield "Charge empty", (pb.ChargeRequest(), ("wallet_id", "charge_id", "amounts"), "INVALID_FIELD")
+
+
+def alternative_rows() -> Iterator[tuple[str, Row]]:
+    """Other ways to pay."""
+    way = pb.Alternative(amounts=amounts(TOKENS=1))
+    bad: dict[str, tuple[list[types_pb2.Amount], str]] = {
+        "zero": (amounts(USD=0), "amounts[0].units"),
+        "2^53": (amounts(TOKENS=1, USD=MOST + 1), "amounts[1].units"),
+        "bad asset": ([types_pb2.Amount(asset="usd", units=1)], "amounts[0].asset"),
+        "no amounts": ([], "amounts"),
+        "17 amounts": (amounts(**{f"A{n}": 1 for n in range(17)}), "amounts"),
+        "an asset twice": ([*amounts(USD=1), *amounts(USD=2)], "amounts[1].asset"),
+        "min above units": ([types_pb2.Amount(asset="USD", units=5, min_units=6)], "amounts[0].min_units"),
+    }
+    for name, (wrong, field) in bad.items():
+        request = changed("Authorize", alternatives=[way, pb.Alternative(amounts=wrong)])
+        yield f"alternative {name}", (request, (f"alternatives[1].{field}",), "INVALID_FIELD")
+    yield "9 alternatives", (changed("Authorize", alternatives=[way] * 9), ("alternatives",), "INVALID_FIELD")
     everything = changed(
         "Authorize",
         wallet_id="{x}",
@@ -234,14 +313,14 @@ def authorize_rows() -> Iterator[tuple[str, Row]]:
         amounts=[types_pb2.Amount(asset="usd", units=0, min_units=1), *amounts(USD=MOST + 1)],
         ttl=duration(0),
         subjects=["", "ok", "ok"],
-        alternatives=[other],
+        alternatives=[way, pb.Alternative()],
         overage_policy=UNKNOWN_ENUM,
-        expiry_action=types_pb2.EXPIRY_ACTION_COMMIT_FULL,
+        expiry_action=UNKNOWN_ENUM,
         labels={"k": "\n"},
     )
     fields = (
-        "wallet_id", "hold_id", "amounts[0].asset", "amounts[0].units", "amounts[1].units", "amounts[0].min_units",
-        "ttl", "subjects[0]", "subjects[2]", "alternatives", "overage_policy", "expiry_action", "labels[k]",
+        "wallet_id", "hold_id", "amounts[0].asset", "amounts[0].units", "amounts[0].min_units", "amounts[1].units",
+        "ttl", "subjects[0]", "subjects[2]", "alternatives[1].amounts", "overage_policy", "expiry_action", "labels[k]",
     )  # fmt: skip
     yield "Authorize everything at once", (everything, fields, "INVALID_FIELD")
 
@@ -251,8 +330,6 @@ def admin_rows() -> Iterator[tuple[str, Row]]:
     for scale in (-1, 13, 2**31 - 1):
         yield f"scale {scale}", (changed("CreateAsset", scale=scale), ("scale",), "INVALID_FIELD")
     field = "default_overage_policy"
-    for number in (types_pb2.OVERAGE_POLICY_CHARGE_AVAILABLE, types_pb2.OVERAGE_POLICY_CHARGE_FULL):
-        yield f"{field} {number}", (changed("CreateAsset", **{field: number}), (field,), "NOT_SUPPORTED")
     yield f"{field} unknown", (changed("CreateAsset", **{field: UNKNOWN_ENUM}), (field,), "INVALID_FIELD")
     for name, value in {"zero": 0, **BAD_UNITS}.items():
         yield f"CreateGrant units {name}", (changed("CreateGrant", units=value), ("units",), "INVALID_FIELD")
@@ -260,9 +337,20 @@ def admin_rows() -> Iterator[tuple[str, Row]]:
         yield f"priority {value}", (changed("CreateGrant", priority=value), ("priority",), "INVALID_FIELD")
     for value in (types_pb2.GRANT_SOURCE_UNSPECIFIED, UNKNOWN_ENUM, -1):
         yield f"source {value}", (changed("CreateGrant", source=value), ("source",), "INVALID_FIELD")
-    for field in ("effective_time", "expire_time"):
-        request = changed("CreateGrant", **{field: Timestamp(seconds=4_000_000_000)})
-        yield f"CreateGrant {field}", (request, (field,), "NOT_SUPPORTED")
+    for rpc, field in (
+        ("CreateGrant", "effective_time"),
+        ("CreateGrant", "expire_time"),
+        ("SetGrantExpiry", "expire_time"),
+    ):
+        for name, time in BAD_TIMES.items():
+            yield f"{rpc} {field} {name}", (changed(rpc, **{field: time}), (field,), "INVALID_FIELD")
+    request = changed("CreateGrant", expire_time=Timestamp(seconds=1_600_000_000))
+    yield "CreateGrant already expired", (request, ("expire_time",), "INVALID_FIELD")
+    request = changed("CreateGrant", expire_time=Timestamp(seconds=FAR), effective_time=Timestamp(seconds=FAR))
+    yield "CreateGrant expires when effective", (request, ("expire_time",), "INVALID_FIELD")
+    request = changed("CreateGrant", units=0, priority=101, expire_time=Timestamp(seconds=1))
+    fields: tuple[str, ...] = ("units", "priority", "expire_time")
+    yield "CreateGrant expired and more", (request, fields, "INVALID_FIELD")
     request = grant_pb.CreateGrantRequest()
     fields = ("wallet_id", "grant_id", "asset", "units", "source")
     yield "CreateGrant empty", (request, fields, "INVALID_FIELD")
@@ -275,7 +363,37 @@ def admin_rows() -> Iterator[tuple[str, Row]]:
     yield "GetBalance 17 assets", (request, ("assets",), "INVALID_FIELD")
 
 
-ROWS = dict([*id_rows(), *common_rows(), *amount_rows(), *authorize_rows(), *admin_rows()])
+def cap_and_wallet_rows() -> Iterator[tuple[str, Row]]:
+    """Caps, overdraft limits, closing."""
+    for rpc in ("SetCap", "SetOverdraftLimit"):
+        for name, value in BAD_UNITS.items():
+            yield f"{rpc} limit {name}", (changed(rpc, limit_units=value), ("limit_units",), "INVALID_FIELD")
+    subjects = {name: value for name, value in BAD_IDS.items() if name not in ("empty", "wildcard")}
+    subjects |= {"two wildcards": "a**", "wildcard inside": "a*b", "prefix of 128": "x" * 128 + "*"}
+    for rpc in ("SetCap", "RemoveCap"):
+        for name, value in subjects.items():
+            yield f"{rpc} subject {name}", (changed(rpc, subject=value), ("subject",), "INVALID_FIELD")
+        for number in (types_pb2.CAP_WINDOW_UNSPECIFIED, UNKNOWN_ENUM, -1):
+            yield f"{rpc} window {number}", (changed(rpc, window=number), ("window",), "INVALID_FIELD")
+    for number in (UNKNOWN_ENUM, -1):
+        yield f"SetCap mode {number}", (changed("SetCap", mode=number), ("mode",), "INVALID_FIELD")
+    everything = cap_pb.SetCapRequest(subject="a b", asset="x", limit_units=-1, mode=UNKNOWN_ENUM)  # type: ignore[arg-type]
+    fields = ("wallet_id", "subject", "asset", "window", "limit_units", "mode")
+    yield "SetCap everything at once", (everything, fields, "INVALID_FIELD")
+    yield "CloseWallet by force without a reason", (changed("CloseWallet", reason=""), ("reason",), "INVALID_FIELD")
+
+
+ROWS = dict(
+    [
+        *id_rows(),
+        *common_rows(),
+        *amount_rows(),
+        *hold_rows(),
+        *alternative_rows(),
+        *admin_rows(),
+        *cap_and_wallet_rows(),
+    ]
+)
 
 
 async def books(server: Server) -> list[str]:
@@ -283,6 +401,7 @@ async def books(server: Server) -> list[str]:
     requests = [
         balance_pb.GetBalanceRequest(wallet_id=WALLET, include_grants=True),
         ledger_pb.ListEntriesRequest(wallet_id=WALLET),
+        cap_pb.ListCapsRequest(wallet_id=WALLET),
         pb.ListHoldsRequest(wallet_id=WALLET),
     ]
     return [json_format.MessageToJson(await server.call(request)) for request in requests]
@@ -388,12 +507,14 @@ async def test_a_forged_page_token_is_no_fault_of_the_server(server: Server, rpc
 @pytest.mark.parametrize("rpc", BASE)
 async def test_the_requests_that_the_rows_begin_with_are_valid(server: Server, rpc: str) -> None:
     await make_victim(server)
-    if rpc in ("Commit", "Release"):
-        wallet = await server.wallet(USD=10)
+    if rpc in ("Commit", "Release", "Extend", "Refund", "ForceRelease"):
+        wallet = await server.wallet(USD=40)
         await server.authorize(wallet, HOLD, USD=5)
+        await server.authorize(wallet, "settled", USD=5)
+        await server.commit(wallet, "settled", USD=5)
         await server.call(changed(rpc, wallet_id=wallet))
         await server.assert_conserved(wallet)
-    elif rpc in ("CreateAsset", "CreateWallet", "CreateGrant", "Authorize", "FreezeWallet", "UnfreezeWallet"):
+    elif not rpc.startswith(("Get", "List")):
         own = await server.wallet(USD=10)
         other = {"asset": f"N{own[-8:].upper()}"} if rpc == "CreateAsset" else {"wallet_id": own}
         await server.call(changed(rpc, **other))
@@ -435,6 +556,7 @@ async def test_every_rpc_has_rows() -> None:
             (wallet_pb, "WalletService"),
             (grant_pb, "GrantService"),
             (balance_pb, "BalanceService"),
+            (cap_pb, "CapService"),
             (ledger_pb, "LedgerService"),
         )
     ]

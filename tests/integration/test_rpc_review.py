@@ -67,7 +67,9 @@ async def test_a_load_with_a_ticket_of_an_older_epoch_writes_nothing(config: Con
             state=WalletState.ACTIVE,
             sequence=0,
             change_number=0,
-            assets=[LoadedAsset(asset="USD", debt=0, overdraft_limit=0, grants=[grant])],
+            assets=[LoadedAsset(asset="USD", debt=0, overdraft_limit=0, grants=[grant], scheduled=[])],
+            caps=[],
+            cap_usage=[],
             changes=[],
         )
         await begin_epoch(stores, partition, ticket.epoch)

@@ -15,6 +15,7 @@ from drawdown.v1 import (
     asset_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
+    cap_service_pb2,
     grant_service_pb2,
     ledger_service_pb2,
     types_pb2,
@@ -154,6 +155,81 @@ async def test_grants_carry_times_in_utc(fake: FakeDrawdown, call: Caller) -> No
     assert result.replayed
 
 
+async def test_extend(fake: FakeDrawdown, call: Caller) -> None:
+    hold = approved({"USD": 500}).hold
+    fake.answer("Extend", authorization_service_pb2.ExtendResponse(decision="DECISION_APPROVED", hold=hold))
+    assert await call("extend", wallet_id="demo", hold_id="req_1", ttl_s=90)
+    assert await call("extend", wallet_id="demo", hold_id="req_1", amounts={"USD": 700})
+    first, second = (arrived.request for arrived in fake.calls("Extend"))
+    assert (first.ttl.seconds, list(first.amounts)) == (90, [])
+    assert not second.HasField("ttl")
+    assert [(a.asset, a.units) for a in second.amounts] == [("USD", 700)]
+    denial = denied().denial
+    fake.answer("Extend", authorization_service_pb2.ExtendResponse(decision=2, denial=denial, hold=hold))
+    answer = await call("extend", wallet_id="demo", hold_id="req_1", amounts={"USD": 700})
+    assert not answer
+    assert answer.denial.reason is drawdown.DenialReason.INSUFFICIENT_FUNDS
+    assert answer.hold.state is drawdown.HoldState.HELD
+
+
+async def test_charge(fake: FakeDrawdown, call: Caller) -> None:
+    hold = committed({"USD": 500}, {"USD": 300}).hold
+    answer = authorization_service_pb2.ChargeResponse(decision="DECISION_APPROVED", hold=hold, wallet_sequence=4)
+    answer.debited.add(asset="USD", units=300)
+    answer.uncollected.add(asset="USD", units=200)
+    fake.answer("Charge", answer)
+    result = await call(
+        "charge",
+        wallet_id="demo",
+        charge_id="c1",
+        amounts={"USD": 500},
+        subjects=["key:a"],
+        overage_policy=drawdown.OveragePolicy.CHARGE_AVAILABLE,
+        labels={"k": "v"},
+    )
+    assert result
+    assert (result.debited, result.uncollected, result.charge_id) == ({"USD": 300}, {"USD": 200}, "c1")
+    assert fake.calls("Charge")[0].request == authorization_service_pb2.ChargeRequest(
+        wallet_id="demo",
+        charge_id="c1",
+        amounts=[types_pb2.Amount(asset="USD", units=500)],
+        subjects=["key:a"],
+        overage_policy="OVERAGE_POLICY_CHARGE_AVAILABLE",
+        labels={"k": "v"},
+    )
+    fake.answer("Charge", authorization_service_pb2.ChargeResponse(decision=2, denial=denied().denial))
+    result = await call("charge", wallet_id="demo", amounts={"USD": 500})
+    assert not result
+    assert result.charge_id == fake.calls("Charge")[1].request.charge_id
+    assert result.hold is None
+
+
+async def test_refund(fake: FakeDrawdown, call: Caller) -> None:
+    hold = committed({"USD": 500}, {"USD": 300}).hold
+    hold.amounts[0].refunded_units = 100
+    fake.answer("Refund", authorization_service_pb2.RefundResponse(hold=hold, wallet_sequence=6))
+    result = await call("refund", wallet_id="demo", hold_id="req_1", refund_id="r1", amounts={"USD": 100})
+    assert (result.hold.amounts["USD"].refunded_units, result.wallet_sequence, result.replayed) == (100, 6, False)
+    assert fake.calls("Refund")[0].request == authorization_service_pb2.RefundRequest(
+        wallet_id="demo", hold_id="req_1", refund_id="r1", amounts=[types_pb2.Amount(asset="USD", units=100)]
+    )
+
+
+async def test_a_denial_by_a_cap_tells_all_of_it(fake: FakeDrawdown, call: Caller) -> None:
+    answer = denied("CAP_EXCEEDED")
+    answer.denial.cap.MergeFrom(
+        types_pb2.CapStatus(
+            subject="key:a", cap_subject="key:*", asset="USD", window="CAP_WINDOW_DAY", mode="CAP_MODE_ENFORCE"
+        )
+    )
+    answer.denial.cap.reset_time.FromJsonString("2026-01-03T00:00:00Z")
+    answer.denial.retry_time.FromJsonString("2026-01-03T00:00:00Z")
+    fake.answer("Authorize", answer)
+    denial = (await call("authorize", wallet_id="demo", amounts={"USD": 100})).denial
+    assert (denial.cap.subject, denial.cap.cap_subject, denial.cap.mode) == ("key:a", "key:*", drawdown.CapMode.ENFORCE)
+    assert denial.retry_time == denial.cap.reset_time == datetime(2026, 1, 3, tzinfo=UTC)
+
+
 ONE_CALL = [
     ("create_asset", {"asset": "USD", "scale": 6}, asset_service_pb2.CreateAssetResponse(), "Asset"),
     ("get_asset", {"asset": "USD"}, asset_service_pb2.GetAssetResponse(), "Asset"),
@@ -161,6 +237,61 @@ ONE_CALL = [
     ("get_wallet", {"wallet_id": "a"}, wallet_service_pb2.GetWalletResponse(), "Wallet"),
     ("freeze_wallet", {"wallet_id": "a", "reason": "r"}, wallet_service_pb2.FreezeWalletResponse(), "Wallet"),
     ("unfreeze_wallet", {"wallet_id": "a"}, wallet_service_pb2.UnfreezeWalletResponse(), "Wallet"),
+    (
+        "close_wallet",
+        {"wallet_id": "a", "force": True, "reason": "r"},
+        wallet_service_pb2.CloseWalletResponse(),
+        "Wallet",
+    ),
+    (
+        "set_overdraft_limit",
+        {"wallet_id": "a", "asset": "USD", "limit_units": 5, "reason": "r"},
+        wallet_service_pb2.SetOverdraftLimitResponse(),
+        "Balance",
+    ),
+    (
+        "void_grant",
+        {"wallet_id": "a", "grant_id": "g", "reason": "r"},
+        grant_service_pb2.VoidGrantResponse(),
+        "GrantUpdate",
+    ),
+    (
+        "set_grant_expiry",
+        {"wallet_id": "a", "grant_id": "g", "reason": "r", "expire_time": None},
+        grant_service_pb2.SetGrantExpiryResponse(),
+        "GrantUpdate",
+    ),
+    (
+        "set_cap",
+        {
+            "wallet_id": "a",
+            "asset": "USD",
+            "subject": "key:*",
+            "limit_units": 5,
+            "window": drawdown.CapWindow.DAY,
+            "mode": drawdown.CapMode.OBSERVE,
+        },
+        cap_service_pb2.SetCapResponse(),
+        "Cap",
+    ),
+    (
+        "remove_cap",
+        {"wallet_id": "a", "asset": "USD", "subject": "key:*", "window": drawdown.CapWindow.DAY},
+        cap_service_pb2.RemoveCapResponse(),
+        "NoneType",
+    ),
+    (
+        "list_caps",
+        {"wallet_id": "a", "subjects": ["key:b"]},
+        cap_service_pb2.ListCapsResponse(caps=[types_pb2.Cap()], usage=[types_pb2.CapStatus()]),
+        "WalletCaps",
+    ),
+    (
+        "force_release",
+        {"wallet_id": "a", "hold_id": "h", "reason": "r"},
+        authorization_service_pb2.ForceReleaseResponse(),
+        "ReleaseResult",
+    ),
     ("get_grant", {"wallet_id": "a", "grant_id": "g"}, grant_service_pb2.GetGrantResponse(), "Grant"),
     ("get_hold", {"wallet_id": "a", "hold_id": "h"}, authorization_service_pb2.GetHoldResponse(), "Hold"),
     (
@@ -182,7 +313,13 @@ async def test_arguments_are_the_fields_of_the_request(
     [arrived] = fake.calls(rpc)
     for name, value in arguments.items():
         sent = getattr(arrived.request, name)
-        assert (list(sent) if isinstance(value, list) else sent) == value
+        if isinstance(value, drawdown.CapWindow | drawdown.CapMode):
+            names = types_pb2.CapWindow if isinstance(value, drawdown.CapWindow) else types_pb2.CapMode
+            assert names.Name(sent).endswith(value)
+        elif value is None:
+            assert not arrived.request.HasField(name)
+        else:
+            assert (list(sent) if isinstance(value, list) else sent) == value
 
 
 # --- values that cannot be sent ---

@@ -11,7 +11,17 @@ import grpc
 import pytest
 
 import drawdown
-from fake_drawdown import WAIT_S, Failure, FakeDrawdown, approved, committed, denied, released
+from drawdown.v1 import authorization_service_pb2
+from fake_drawdown import (
+    WAIT_S,
+    Failure,
+    FakeDrawdown,
+    approved,
+    committed,
+    denied,
+    hold_message,
+    released,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,3 +270,80 @@ async def test_a_context_is_entered_once(fake: FakeDrawdown) -> None:
         with pytest.raises(RuntimeError, match="entered once"):
             async with context:
                 pass
+
+
+def progress() -> authorization_service_pb2.CommitResponse:
+    return authorization_service_pb2.CommitResponse(hold=hold_message({"USD": 500}, debited={"USD": 200}))
+
+
+async def test_after_progress_that_arrived_the_rest_is_released(fake: FakeDrawdown) -> None:
+    fake.answer("Commit", progress())
+    async with drawdown.AsyncClient(fake.target) as client:
+        with pytest.raises(BodyError):
+            async with client.hold(wallet_id="demo", amounts={"USD": 500}) as hold:
+                await hold.commit({"USD": 200}, final=False)
+                assert hold.hold.state is drawdown.HoldState.HELD
+                raise BodyError
+    assert [call.request.final for call in fake.calls("Commit")] == [False]
+    assert len(fake.calls("Release")) == 1
+
+
+def test_after_progress_that_arrived_the_rest_is_released_sync(fake: FakeDrawdown) -> None:
+    fake.answer("Commit", progress())
+    with (
+        drawdown.Client(fake.target) as client,
+        pytest.raises(BodyError),
+        client.hold(wallet_id="demo", amounts={"USD": 500}) as hold,
+    ):
+        hold.commit({"USD": 200}, final=False)
+        raise BodyError
+    assert len(fake.calls("Release")) == 1
+
+
+async def test_after_progress_that_failed_the_hold_is_kept(fake: FakeDrawdown) -> None:
+    fake.answer("Commit", progress(), DOWN)
+    async with drawdown.AsyncClient(fake.target) as client:
+        with pytest.raises(drawdown.InternalError):
+            async with client.hold(wallet_id="demo", amounts={"USD": 500}) as hold:
+                await hold.commit({"USD": 200}, final=False)
+                await hold.commit({"USD": 300}, final=False)
+    assert not fake.calls("Release")
+
+
+async def test_a_stream_in_progress_reports_and_a_final_commit(fake: FakeDrawdown) -> None:
+    fake.answer("Commit", progress(), committed({"USD": 500}, {"USD": 300}))
+    fake.answer(
+        "Extend",
+        authorization_service_pb2.ExtendResponse(decision="DECISION_APPROVED", hold=hold_message({"USD": 900})),
+    )
+    async with drawdown.AsyncClient(fake.target) as client:
+        async with client.hold(wallet_id="demo", amounts={"USD": 500}, hold_id="req_1") as hold:
+            await hold.commit({"USD": 200}, final=False)
+            assert await hold.extend(ttl_s=60, amounts={"USD": 900})
+            assert hold.hold.amounts["USD"].authorized_units == 900
+            await hold.commit({"USD": 300})
+        assert hold.hold.state is drawdown.HoldState.COMMITTED
+    assert (fake.calls("Extend")[0].request.hold_id, fake.calls("Extend")[0].request.ttl.seconds) == ("req_1", 60)
+    assert not fake.calls("Release")
+
+
+def test_extending_sync(fake: FakeDrawdown) -> None:
+    fake.answer(
+        "Extend",
+        authorization_service_pb2.ExtendResponse(decision="DECISION_APPROVED", hold=hold_message({"USD": 900})),
+    )
+    with drawdown.Client(fake.target) as client, client.hold(wallet_id="demo", amounts={"USD": 500}) as hold:
+        assert hold.extend(amounts={"USD": 900})
+        hold.commit({"USD": 300})
+    assert not fake.calls("Release")
+
+
+async def test_a_denial_by_a_cap_says_which(fake: FakeDrawdown) -> None:
+    answer = denied("CAP_EXCEEDED")
+    answer.denial.cap.asset, answer.denial.cap.cap_subject = "USD", "key:*"
+    answer.denial.cap.limit_units, answer.denial.cap.used_units = 100, 60
+    fake.answer("Authorize", answer)
+    async with drawdown.AsyncClient(fake.target) as client:
+        with pytest.raises(drawdown.Denied, match=r"CAP_EXCEEDED \(60 of 100 units of USD used under the cap key:\*\)"):
+            async with client.hold(wallet_id="demo", amounts={"USD": 500}):
+                raise AssertionError("the body must not run")

@@ -42,6 +42,7 @@ def test_the_names() -> None:
         "{dd07}:3:holds|acme|w1",
         "{dd07}:3:open|acme|w1",
         "{dd07}:3:settled|acme|w1",
+        "{dd07}:3:caps|acme|w1",
     )
     assert keys.wallet_keys(7, 3, "acme", "w1")[:3] == (keys.meta(7), keys.outbox(7, 3), keys.due_wallets(7, 3))
     assert keys.meta(1023) == "{dd1023}:meta"
@@ -57,7 +58,7 @@ def test_all_keys_of_a_wallet_are_in_one_slot(tenant_id: str, wallet_id: str, pa
 @given(st.tuples(ids, ids), st.tuples(ids, ids))
 def test_two_wallets_share_no_key_of_their_own(one: tuple[str, str], other: tuple[str, str]) -> None:
     own = set(keys.wallet_keys(1, 1, *one)[3:])
-    assert len(own) == 4
+    assert len(own) == 5
     assert (own & set(keys.wallet_keys(1, 1, *other)[3:]) == set()) is (one != other)
 
 

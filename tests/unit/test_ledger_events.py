@@ -4,7 +4,17 @@ import msgspec
 import pytest
 
 from drawdown_server.holds.model import UNITS_MAX
-from drawdown_server.ledger.events import Event, EventError, EventKind, Line, LineKind, SettledAmount, decode, encode
+from drawdown_server.ledger.events import (
+    CapDelta,
+    Event,
+    EventError,
+    EventKind,
+    Line,
+    LineKind,
+    SettledAmount,
+    decode,
+    encode,
+)
 
 EVENT = Event(
     version=1,
@@ -21,6 +31,9 @@ EVENT = Event(
     labels='{"a":"b"}',
     hold_create_ms=1_800_000_000_000,
     late=True,
+    final=False,
+    refund_id="",
+    cap_usage=[CapDelta("key:1|USD|DAY|20000", -3)],
 )
 
 
@@ -44,6 +57,9 @@ def test_the_positions_are_the_documented_ones() -> None:
         '{"a":"b"}',
         1_800_000_000_000,
         True,
+        False,
+        "",
+        [["key:1|USD|DAY|20000", -3]],
     ]
 
 
@@ -61,7 +77,18 @@ def test_what_is_no_event_is_refused(raw: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("position", "value"),
-    [(1, "PARTY"), (2, ""), (4, 0), (4, UNITS_MAX + 1), (4, 1.5), (5, 10**15), (6, -1), (13, 1)],
+    [
+        (1, "PARTY"),
+        (2, ""),
+        (4, 0),
+        (4, UNITS_MAX + 1),
+        (4, 1.5),
+        (5, 10**15),
+        (6, -1),
+        (13, 1),
+        (14, 1),
+        (16, [["", 1]]),
+    ],
 )
 def test_a_value_out_of_range_is_refused(position: int, value: object) -> None:
     values = msgspec.msgpack.decode(encode(EVENT))

@@ -1,14 +1,17 @@
 """The command line ``drawdown``: one module per noun, all through the public client."""
 
-from drawdown.cli import assets, balances, entries, grants, holds, wallets
+from drawdown.cli import assets, authorize, balances, caps, entries, grants, holds, settle, wallet_view, wallets
 from drawdown.cli.session import app
 
 __all__ = ["app"]
 
 app.add_typer(assets.app, name="asset")
 app.add_typer(wallets.app, name="wallet")
+wallet_view.register(wallets.app)
 app.add_typer(grants.app, name="grant")
+app.add_typer(caps.app, name="cap")
 app.add_typer(holds.app, name="hold")
 balances.register(app)
-holds.register(app)
+authorize.register(app)
+settle.register(app)
 entries.register(app)

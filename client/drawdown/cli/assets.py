@@ -7,6 +7,7 @@ import typer
 from drawdown import SCALE_MAX, Asset
 from drawdown.cli.output import first, time
 from drawdown.cli.session import LIMIT_DEFAULT, Limit, Session, command, noun
+from drawdown.cli.values import OVERAGE_POLICIES, Overage
 
 app = noun("Assets: the units that wallets hold, such as USD or MODEL_TOKENS.")
 
@@ -23,9 +24,18 @@ def create(
         typer.Option("--scale", min=0, max=SCALE_MAX, help="Decimal places: one whole is 10^scale units. Fixed."),
     ],
     name: Annotated[str, typer.Option("--name", help="A name for people.")] = "",
+    overage: Annotated[
+        Overage | None,
+        typer.Option(
+            "--overage", help="What commit does with more than was held, unless authorize says. [default: available]"
+        ),
+    ] = None,
 ) -> None:
     """Creates an asset; the same content again changes nothing."""
-    _show(session, session.client.create_asset(asset=asset, scale=scale, display_name=name))
+    created = session.client.create_asset(
+        asset=asset, scale=scale, display_name=name, default_overage_policy=OVERAGE_POLICIES[overage]
+    )
+    _show(session, created)
 
 
 @command(app, "get")

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from drawdown.cli.output import time
 from drawdown.cli.session import Session, command
+from drawdown.cli.stack import live_stack, show_stack
 from drawdown.cli.wallets import WalletArgument
 
 
@@ -32,19 +32,4 @@ def balance(
     out.balances(answer.balances.values())
     if grants:
         out.line()
-        out.table(
-            ["GRANT", ">AVAILABLE", ">HELD", "ASSET", "SOURCE", ">PRIORITY", "EXPIRES"],
-            (
-                [
-                    grant.grant_id,
-                    out.decimal(grant.available_units, line.asset),
-                    out.decimal(grant.held_units, line.asset),
-                    line.asset,
-                    grant.source,
-                    str(grant.priority),
-                    time(grant.expire_time),
-                ]
-                for line in answer.balances.values()
-                for grant in line.grants
-            ),
-        )
+        show_stack(out, live_stack(answer.balances.values()))

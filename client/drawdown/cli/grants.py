@@ -1,18 +1,33 @@
 """``drawdown grant``: money in."""
 
+import sys
 import uuid
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from drawdown import Grant, GrantSource
-from drawdown.cli.output import first, labels, time
+from drawdown import Grant, GrantSource, GrantUpdate
+from drawdown.cli.output import first, in_words, labels, time
 from drawdown.cli.session import LIMIT_DEFAULT, Limit, Session, command, noun
-from drawdown.cli.values import AmountArgument, LabelsOption, parse_amount, parse_labels
-from drawdown.cli.wallets import WalletArgument
+from drawdown.cli.stack import live_stack, over, show_stack
+from drawdown.cli.values import (
+    TIME_HELP,
+    AmountArgument,
+    LabelsOption,
+    parse_amount,
+    parse_labels,
+    parse_time,
+)
+from drawdown.cli.wallets import ReasonOption, WalletArgument
 
 app = noun("Grants: funds put into wallets.")
+
+
+GrantArgument = Annotated[str, typer.Argument(metavar="GRANT", help="The grant's id.")]
+PAGE_SIZE: Final = 1_000
+"""The largest there is: the list is read to its end."""
 
 
 class Source(StrEnum):
@@ -39,9 +54,16 @@ def create(
     priority: Annotated[
         int | None, typer.Option("--priority", min=0, max=100, help="Burn priority, low first. [default: 50]")
     ] = None,
+    effective: Annotated[
+        str | None, typer.Option("--effective", help=f"When the funds can be used: {TIME_HELP}. [default: at once]")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", help=f"When what is left expires: {TIME_HELP}. [default: never]")
+    ] = None,
     label: LabelsOption = None,
 ) -> None:
-    """Puts funds into a wallet. Give --id to be able to repeat the command safely."""
+    """Puts funds into a wallet. Give --id to be able to repeat the command safely (and dates, not 30d)."""
+    now = datetime.now(UTC)
     asset, units = parse_amount(amount, session.scale)
     result = session.client.create_grant(
         wallet_id=wallet_id,
@@ -50,6 +72,8 @@ def create(
         units=units,
         source=GrantSource(source.upper()),
         priority=priority,
+        effective_time=None if effective is None else parse_time(effective, now),
+        expire_time=None if expires is None else parse_time(expires, now),
         labels=parse_labels(label),
     )
     if session.out.as_json:
@@ -66,7 +90,7 @@ def create(
 def get(
     session: Session,
     wallet_id: WalletArgument,
-    grant_id: Annotated[str, typer.Argument(metavar="GRANT", help="The grant's id.")],
+    grant_id: GrantArgument,
 ) -> None:
     """Shows one grant."""
     grant = session.client.get_grant(wallet_id=wallet_id, grant_id=grant_id)
@@ -82,30 +106,59 @@ def list_all(
     wallet_id: WalletArgument,
     *,
     asset: Annotated[str, typer.Option("--asset", help="Only of this asset.")] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="Also the grants that are used up, expired or void, oldest first.")
+    ] = False,
     limit: Limit = LIMIT_DEFAULT,
 ) -> None:
-    """Lists the grants of a wallet, oldest first."""
-    grants, more = first(session.client.iter_grants(wallet_id=wallet_id, asset=asset), limit)
-    if session.out.as_json:
-        session.out.json_list("grants", grants, more=more)
+    """Lists the grants of a wallet in the order in which they burn, with what is left of each."""
+    client, out = session.client, session.out
+    answer = client.get_balance(wallet_id=wallet_id, assets=[asset] if asset else (), include_grants=True)
+    recorded = list(client.iter_grants(wallet_id=wallet_id, asset=asset, page_size=PAGE_SIZE))
+    live = live_stack(answer.balances.values(), recorded)
+    gone = over(recorded, live)
+    lines, more = first([*live, *(gone if every else ())], limit)
+    if out.as_json:
+        out.json_list("grants", lines, more=more)
         return
-    session.out.table(
-        ["GRANT", ">GRANTED", ">REMAINING", "ASSET", "SOURCE", ">PRIORITY", "CREATED", "EXPIRES"],
-        (
-            [
-                grant.grant_id,
-                session.out.decimal(grant.units, grant.asset),
-                session.out.decimal(grant.remaining_units, grant.asset),
-                grant.asset,
-                grant.source,
-                str(grant.priority),
-                time(grant.create_time),
-                time(grant.expire_time),
-            ]
-            for grant in grants
-        ),
+    show_stack(out, lines)
+    out.cut(limit, more=more)
+    if gone and not every:
+        sys.stderr.write(f"{len(gone)} more are used up, expired or void; --all shows them\n")
+
+
+@command(app, "void")
+def void(session: Session, wallet_id: WalletArgument, grant_id: GrantArgument, *, reason: ReasonOption = "") -> None:
+    """Takes back what is left of a grant: free units at once, held ones when their holds give them back."""
+    _show_update(session, session.client.void_grant(wallet_id=wallet_id, grant_id=grant_id, reason=reason))
+
+
+@command(app, "expiry")
+def expiry(
+    session: Session,
+    wallet_id: WalletArgument,
+    grant_id: GrantArgument,
+    expires: Annotated[str, typer.Argument(metavar="TIME", help=f"{TIME_HELP}; or never.")],
+    *,
+    reason: ReasonOption = "",
+) -> None:
+    """Changes when a grant expires. What is over by then expires at once."""
+    result = session.client.set_grant_expiry(
+        wallet_id=wallet_id,
+        grant_id=grant_id,
+        expire_time=None if expires == "never" else parse_time(expires, datetime.now(UTC)),
+        reason=reason,
     )
-    session.out.cut(limit, more=more)
+    _show_update(session, result)
+
+
+def _show_update(session: Session, result: GrantUpdate) -> None:
+    if session.out.as_json:
+        session.out.json(result)
+        return
+    _show(session, result.grant)
+    session.out.line()
+    session.out.balances([result.balance])
 
 
 def _show(session: Session, grant: Grant) -> None:
@@ -119,7 +172,12 @@ def _show(session: Session, grant: Grant) -> None:
             "priority": str(grant.priority),
             "labels": labels(grant.labels),
             "created": time(grant.create_time),
-            "effective": time(grant.effective_time),
-            "expires": time(grant.expire_time),
+            "effective": _when(grant.effective_time, "at once"),
+            "expires": _when(grant.expire_time, "never"),
+            **({} if grant.void_time is None else {"void since": time(grant.void_time)}),
         }
     )
+
+
+def _when(value: datetime | None, otherwise: str) -> str:
+    return otherwise if value is None else f"{time(value)}, {in_words(value, datetime.now(UTC))}"

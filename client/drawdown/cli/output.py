@@ -30,6 +30,15 @@ Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
 WIDTH_MAX: Final = 10_000
 """Columns that a table may take. Beyond any terminal: an id that is cut cannot be copied, a long line only wraps."""
 
+_SPANS: Final = (
+    ("year", 365 * 86_400, 2),
+    ("day", 86_400, 2),
+    ("hour", 3_600, 2),
+    ("minute", 60, 2),
+    ("second", 1, 1),
+)
+"""Name, seconds, and from how many of them on a time is told in it: 36 hours say more than 1 day."""
+
 _BY_ASSET: Final = frozenset({"amounts", "balances"})
 """Fields that map an asset to an object which names it too: lists in JSON."""
 
@@ -75,6 +84,14 @@ class Output:
     def json_list(self, name: str, items: Iterable[DataclassInstance], *, more: bool) -> None:
         """Writes a list as JSON; ``more`` says whether the limit cut it."""
         self._write_json({name: [self._object(item, "") for item in items], "more": more})
+
+    def as_document(self, value: DataclassInstance) -> dict[str, Json]:
+        """One object as JSON."""
+        return self._object(value, "")
+
+    def json_document(self, document: dict[str, Json]) -> None:
+        """Writes JSON that is put together from several objects."""
+        self._write_json(document)
 
     def line(self, text: str = "") -> None:
         """Writes one line of text."""
@@ -172,6 +189,22 @@ def _scalar(value: object) -> Json:
 def time(value: datetime | None) -> str:
     """A time as people read it, to the second."""
     return "-" if value is None else value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def in_words(value: datetime | None, now: datetime) -> str:
+    """How far away a time is, as people say it: ``in 12 days``, ``3 hours ago``; ``never`` for none."""
+    if value is None:
+        return "never"
+    seconds = (value - now).total_seconds()
+    # Rounded: what was said to expire in 12 days does so "in 12 days" a moment later, too.
+    amount, name = next(
+        ((round(abs(seconds) / size), name) for name, size, least in _SPANS if abs(seconds) >= least * size),
+        (0, "second"),
+    )
+    if amount == 0:
+        return "now"
+    span = f"{amount} {name}{'' if amount == 1 else 's'}"
+    return f"in {span}" if seconds > 0 else f"{span} ago"
 
 
 def labels(value: Mapping[str, str]) -> str:

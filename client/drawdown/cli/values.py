@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from drawdown import to_units
+from drawdown import Amount, CapWindow, OveragePolicy, to_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,8 +22,47 @@ AmountArgument = Annotated[
 ]
 LabelsOption = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.")]
 
+SubjectsOption = Annotated[
+    list[str] | None, typer.Option("--subject", help="What caps apply to, e.g. key:sk_1; may be repeated.")
+]
+
+
+class Overage(StrEnum):
+    """The overage policies as people type them."""
+
+    REJECT = "reject"
+    AVAILABLE = "available"
+    FULL = "full"
+
+
+OVERAGE_POLICIES: Final = {
+    None: OveragePolicy.UNSPECIFIED,
+    Overage.REJECT: OveragePolicy.REJECT,
+    Overage.AVAILABLE: OveragePolicy.CHARGE_AVAILABLE,
+    Overage.FULL: OveragePolicy.CHARGE_FULL,
+}
+
+
+class Per(StrEnum):
+    """The windows of caps as people type them."""
+
+    REQUEST = "request"
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    LIFETIME = "lifetime"
+
+
+WINDOWS: Final = {per: CapWindow.PER_REQUEST if per is Per.REQUEST else CapWindow[per.name] for per in Per}
+
+TIME_HELP: Final = "From now, 12h or 30d, or a date or time in UTC, 2027-01-31 or 2027-01-31T12:00:00Z"
+
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600}
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smh])", re.ASCII)
+_AHEAD: Final = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
+_AHEAD_SECONDS: Final = _SECONDS | {"d": 86_400, "w": 604_800}
 _UNITS: Final = re.compile(r"([0-9]{1,30})u", re.ASCII)
 
 
@@ -39,7 +80,7 @@ def parse_amounts(words: Iterable[str], scale: Callable[[str], int | None]) -> d
     for number, asset in zip(parts[::2], parts[1::2], strict=True):
         if asset in amounts:
             raise typer.BadParameter(f"{asset} is given twice")
-        amounts[asset] = _parse_units(number, asset, scale)
+        amounts[asset] = parse_units(number, asset, scale)
     return amounts
 
 
@@ -51,7 +92,8 @@ def parse_amount(words: Iterable[str], scale: Callable[[str], int | None]) -> tu
     return next(iter(amounts.items()))
 
 
-def _parse_units(number: str, asset: str, scale: Callable[[str], int | None]) -> int:
+def parse_units(number: str, asset: str, scale: Callable[[str], int | None]) -> int:
+    """Units of one number, decimal by the asset's scale or exact with a u."""
     exact = _UNITS.fullmatch(number)
     if exact:
         return int(exact[1])
@@ -65,6 +107,38 @@ def _parse_units(number: str, asset: str, scale: Callable[[str], int | None]) ->
         return to_units(number, places)
     except ValueError as error:
         raise typer.BadParameter(f"{number} {asset}: {error}") from error
+
+
+def parse_partial(
+    words: Iterable[str], least: Iterable[str] | None, others: Iterable[str] | None, scale: Callable[[str], int | None]
+) -> tuple[list[Amount], list[list[Amount]]]:
+    """The ways to pay of an authorize: the first one and the others, with the least that is useful of each asset.
+
+    Args:
+        words: The first way, as the shell passed it.
+        least: Texts of ``--min``; an asset's goes into every way that has the asset.
+        others: Texts of ``--or``, each a way of its own: one or more amounts.
+        scale: Decimal places of an asset, None when there is none.
+    """
+    ways = [parse_amounts(words, scale), *(parse_amounts([text], scale) for text in others or ())]
+    min_units = parse_amounts(least, scale) if least else {}
+    for asset in min_units:
+        if not any(asset in way for way in ways):
+            raise typer.BadParameter(f"--min names {asset}, of which nothing is to be held")
+    amounts = [[Amount(asset, units, min_units.get(asset, 0)) for asset, units in way.items()] for way in ways]
+    return amounts[0], amounts[1:]
+
+
+def parse_time(text: str, now: datetime) -> datetime:
+    """A time ahead (``12h``, ``30d``, ``2w``), or a date or time in ISO 8601; UTC unless it says otherwise."""
+    ahead = _AHEAD.fullmatch(text)
+    try:
+        if ahead:
+            return now + timedelta(seconds=int(ahead[1]) * _AHEAD_SECONDS[ahead[2]])
+        time = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(f"{text!r} is no time such as 12h, 30d, 2027-01-31 or 2027-01-31T12:00:00Z") from error
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
 def parse_duration(text: str) -> int:

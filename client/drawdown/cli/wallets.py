@@ -7,7 +7,7 @@ import typer
 from drawdown import Wallet
 from drawdown.cli.output import first, labels, time
 from drawdown.cli.session import LIMIT_DEFAULT, Limit, Session, command, noun
-from drawdown.cli.values import LabelsOption, parse_labels
+from drawdown.cli.values import AmountArgument, LabelsOption, parse_amount, parse_labels
 
 app = noun("Wallets: one customer's prepaid balance each.")
 
@@ -32,7 +32,7 @@ def create(
 
 @command(app, "get")
 def get(session: Session, wallet_id: WalletArgument) -> None:
-    """Shows one wallet; `drawdown balance` shows its funds."""
+    """Shows one wallet; `drawdown wallet show` also shows all that is in it."""
     _show(session, session.client.get_wallet(wallet_id=wallet_id))
 
 
@@ -46,6 +46,31 @@ def freeze(session: Session, wallet_id: WalletArgument, *, reason: ReasonOption 
 def unfreeze(session: Session, wallet_id: WalletArgument, *, reason: ReasonOption = "") -> None:
     """Allows new holds again."""
     _show(session, session.client.unfreeze_wallet(wallet_id=wallet_id, reason=reason))
+
+
+@command(app, "close")
+def close(
+    session: Session,
+    wallet_id: WalletArgument,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although money, debt or open holds remain; needs --reason.")
+    ] = False,
+    reason: ReasonOption = "",
+) -> None:
+    """Closes a wallet for ever. Open holds can still be committed and released."""
+    _show(session, session.client.close_wallet(wallet_id=wallet_id, force=force, reason=reason))
+
+
+@command(app, "overdraft")
+def overdraft(session: Session, wallet_id: WalletArgument, limit: AmountArgument, *, reason: ReasonOption = "") -> None:
+    """Sets how far below zero the balance of an asset may go: '10 USD'; '0 USD' for not at all."""
+    asset, units = parse_amount(limit, session.scale)
+    balance = session.client.set_overdraft_limit(wallet_id=wallet_id, asset=asset, limit_units=units, reason=reason)
+    if session.out.as_json:
+        session.out.json(balance, wallet_id=wallet_id)
+    else:
+        session.out.balances([balance])
 
 
 @command(app, "list")

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'drawdown/v1/authorization_service.proto\x12\x0b\x64rawdown.v1\x1a\x17\x64rawdown/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x06\x44\x65nial\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.drawdown.v1.DenialReason\x12\r\n\x05\x61sset\x18\x02 \x01(\t\x12\x16\n\x0erequired_units\x18\x03 \x01(\x03\x12\x17\n\x0f\x61vailable_units\x18\x04 \x01(\x03\x12#\n\x03\x63\x61p\x18\x05 \x01(\x0b\x32\x16.drawdown.v1.CapStatus\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x0b\x41lternative\x12$\n\x07\x61mounts\x18\x01 \x03(\x0b\x32\x13.drawdown.v1.Amount\"\x96\x03\n\x10\x41uthorizeRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12$\n\x07\x61mounts\x18\x03 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08subjects\x18\x05 \x03(\t\x12.\n\x0c\x61lternatives\x18\x06 \x03(\x0b\x32\x18.drawdown.v1.Alternative\x12\x32\n\x0eoverage_policy\x18\x07 \x01(\x0e\x32\x1a.drawdown.v1.OveragePolicy\x12\x30\n\rexpiry_action\x18\x08 \x01(\x0e\x32\x19.drawdown.v1.ExpiryAction\x12\x39\n\x06labels\x18\t \x03(\x0b\x32).drawdown.v1.AuthorizeRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd7\x01\n\x11\x41uthorizeResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x15.drawdown.v1.Decision\x12#\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x13.drawdown.v1.Denial\x12\x1f\n\x04hold\x18\x03 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12&\n\x08\x62\x61lances\x18\x04 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x10\n\x08replayed\x18\x05 \x01(\x08\x12\x19\n\x11\x61lternative_index\x18\x06 \x01(\x05\"\x8b\x01\n\rCommitRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12$\n\x07\x61mounts\x18\x03 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12\x12\n\x05\x66inal\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\nhold_token\x18\x05 \x01(\x0c\x42\x08\n\x06_final\"\x89\x02\n\x0e\x43ommitResponse\x12\x1f\n\x04hold\x18\x01 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12$\n\x07\x64\x65\x62ited\x18\x02 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12%\n\x08released\x18\x03 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12(\n\x0buncollected\x18\x04 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12&\n\x08\x62\x61lances\x18\x05 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x17\n\x0fwallet_sequence\x18\x06 \x01(\x03\x12\x0c\n\x04late\x18\x07 \x01(\x08\x12\x10\n\x08replayed\x18\x08 \x01(\x08\"D\n\x0eReleaseRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"l\n\x0fReleaseResponse\x12\x1f\n\x04hold\x18\x01 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12&\n\x08\x62\x61lances\x18\x02 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"4\n\x0eGetHoldRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\"2\n\x0fGetHoldResponse\x12\x1f\n\x04hold\x18\x01 \x01(\x0b\x32\x11.drawdown.v1.Hold\"L\n\x10ListHoldsRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x11ListHoldsResponse\x12 \n\x05holds\x18\x01 \x03(\x0b\x32\x11.drawdown.v1.Hold\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*P\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x45\x43ISION_APPROVED\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_DENIED\x10\x02*\xbf\x02\n\x0c\x44\x65nialReason\x12\x1d\n\x19\x44\x45NIAL_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x44\x45NIAL_REASON_WALLET_NOT_FOUND\x10\x01\x12\x1f\n\x1b\x44\x45NIAL_REASON_WALLET_FROZEN\x10\x02\x12\x1f\n\x1b\x44\x45NIAL_REASON_WALLET_CLOSED\x10\x03\x12 \n\x1c\x44\x45NIAL_REASON_TOO_MANY_HOLDS\x10\x04\x12!\n\x1d\x44\x45NIAL_REASON_ASSET_NOT_FOUND\x10\x05\x12$\n DENIAL_REASON_INSUFFICIENT_FUNDS\x10\x06\x12\x1e\n\x1a\x44\x45NIAL_REASON_CAP_EXCEEDED\x10\x07\x12\x1f\n\x1b\x44\x45NIAL_REASON_HOLD_RELEASED\x10\x08\x32\xfd\x02\n\x14\x41uthorizationService\x12J\n\tAuthorize\x12\x1d.drawdown.v1.AuthorizeRequest\x1a\x1e.drawdown.v1.AuthorizeResponse\x12\x41\n\x06\x43ommit\x12\x1a.drawdown.v1.CommitRequest\x1a\x1b.drawdown.v1.CommitResponse\x12\x44\n\x07Release\x12\x1b.drawdown.v1.ReleaseRequest\x1a\x1c.drawdown.v1.ReleaseResponse\x12\x44\n\x07GetHold\x12\x1b.drawdown.v1.GetHoldRequest\x1a\x1c.drawdown.v1.GetHoldResponse\x12J\n\tListHolds\x12\x1d.drawdown.v1.ListHoldsRequest\x1a\x1e.drawdown.v1.ListHoldsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'drawdown/v1/authorization_service.proto\x12\x0b\x64rawdown.v1\x1a\x17\x64rawdown/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x06\x44\x65nial\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.drawdown.v1.DenialReason\x12\r\n\x05\x61sset\x18\x02 \x01(\t\x12\x16\n\x0erequired_units\x18\x03 \x01(\x03\x12\x17\n\x0f\x61vailable_units\x18\x04 \x01(\x03\x12#\n\x03\x63\x61p\x18\x05 \x01(\x0b\x32\x16.drawdown.v1.CapStatus\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x0b\x41lternative\x12$\n\x07\x61mounts\x18\x01 \x03(\x0b\x32\x13.drawdown.v1.Amount\"\x96\x03\n\x10\x41uthorizeRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12$\n\x07\x61mounts\x18\x03 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08subjects\x18\x05 \x03(\t\x12.\n\x0c\x61lternatives\x18\x06 \x03(\x0b\x32\x18.drawdown.v1.Alternative\x12\x32\n\x0eoverage_policy\x18\x07 \x01(\x0e\x32\x1a.drawdown.v1.OveragePolicy\x12\x30\n\rexpiry_action\x18\x08 \x01(\x0e\x32\x19.drawdown.v1.ExpiryAction\x12\x39\n\x06labels\x18\t \x03(\x0b\x32).drawdown.v1.AuthorizeRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x02\n\x11\x41uthorizeResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x15.drawdown.v1.Decision\x12#\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x13.drawdown.v1.Denial\x12\x1f\n\x04hold\x18\x03 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12&\n\x08\x62\x61lances\x18\x04 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x10\n\x08replayed\x18\x05 \x01(\x08\x12\x19\n\x11\x61lternative_index\x18\x06 \x01(\x05\x12-\n\robserved_caps\x18\x07 \x03(\x0b\x32\x16.drawdown.v1.CapStatus\"\x8b\x01\n\rCommitRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12$\n\x07\x61mounts\x18\x03 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12\x12\n\x05\x66inal\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\nhold_token\x18\x05 \x01(\x0c\x42\x08\n\x06_final\"\x89\x02\n\x0e\x43ommitResponse\x12\x1f\n\x04hold\x18\x01 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12$\n\x07\x64\x65\x62ited\x18\x02 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12%\n\x08released\x18\x03 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12(\n\x0buncollected\x18\x04 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12&\n\x08\x62\x61lances\x18\x05 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x17\n\x0fwallet_sequence\x18\x06 \x01(\x03\x12\x0c\n\x04late\x18\x07 \x01(\x08\x12\x10\n\x08replayed\x18\x08 \x01(\x08\"D\n\x0eReleaseRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"l\n\x0fReleaseResponse\x12\x1f\n\x04hold\x18\x01 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12&\n\x08\x62\x61lances\x18\x02 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\x81\x01\n\rExtendRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x07\x61mounts\x18\x04 \x03(\x0b\x32\x13.drawdown.v1.Amount\"\xd6\x01\n\x0e\x45xtendResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x15.drawdown.v1.Decision\x12#\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x13.drawdown.v1.Denial\x12\x1f\n\x04hold\x18\x03 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12&\n\x08\x62\x61lances\x18\x04 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12-\n\robserved_caps\x18\x05 \x03(\x0b\x32\x16.drawdown.v1.CapStatus\"\x88\x02\n\rChargeRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x11\n\tcharge_id\x18\x02 \x01(\t\x12$\n\x07\x61mounts\x18\x03 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12\x10\n\x08subjects\x18\x04 \x03(\t\x12\x32\n\x0eoverage_policy\x18\x05 \x01(\x0e\x32\x1a.drawdown.v1.OveragePolicy\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32&.drawdown.v1.ChargeRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd1\x02\n\x0e\x43hargeResponse\x12\'\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x15.drawdown.v1.Decision\x12#\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x13.drawdown.v1.Denial\x12\x1f\n\x04hold\x18\x03 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12$\n\x07\x64\x65\x62ited\x18\x04 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12(\n\x0buncollected\x18\x05 \x03(\x0b\x32\x13.drawdown.v1.Amount\x12&\n\x08\x62\x61lances\x18\x06 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x17\n\x0fwallet_sequence\x18\x07 \x01(\x03\x12\x10\n\x08replayed\x18\x08 \x01(\x08\x12-\n\robserved_caps\x18\t \x03(\x0b\x32\x16.drawdown.v1.CapStatus\"l\n\rRefundRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12\x11\n\trefund_id\x18\x03 \x01(\t\x12$\n\x07\x61mounts\x18\x04 \x03(\x0b\x32\x13.drawdown.v1.Amount\"\x84\x01\n\x0eRefundResponse\x12\x1f\n\x04hold\x18\x01 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12&\n\x08\x62\x61lances\x18\x02 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x17\n\x0fwallet_sequence\x18\x03 \x01(\x03\x12\x10\n\x08replayed\x18\x04 \x01(\x08\"I\n\x13\x46orceReleaseRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"q\n\x14\x46orceReleaseResponse\x12\x1f\n\x04hold\x18\x01 \x01(\x0b\x32\x11.drawdown.v1.Hold\x12&\n\x08\x62\x61lances\x18\x02 \x03(\x0b\x32\x14.drawdown.v1.Balance\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"4\n\x0eGetHoldRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\"2\n\x0fGetHoldResponse\x12\x1f\n\x04hold\x18\x01 \x01(\x0b\x32\x11.drawdown.v1.Hold\"L\n\x10ListHoldsRequest\x12\x11\n\twallet_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x11ListHoldsResponse\x12 \n\x05holds\x18\x01 \x03(\x0b\x32\x11.drawdown.v1.Hold\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*P\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x45\x43ISION_APPROVED\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_DENIED\x10\x02*\xbf\x02\n\x0c\x44\x65nialReason\x12\x1d\n\x19\x44\x45NIAL_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x44\x45NIAL_REASON_WALLET_NOT_FOUND\x10\x01\x12\x1f\n\x1b\x44\x45NIAL_REASON_WALLET_FROZEN\x10\x02\x12\x1f\n\x1b\x44\x45NIAL_REASON_WALLET_CLOSED\x10\x03\x12 \n\x1c\x44\x45NIAL_REASON_TOO_MANY_HOLDS\x10\x04\x12!\n\x1d\x44\x45NIAL_REASON_ASSET_NOT_FOUND\x10\x05\x12$\n DENIAL_REASON_INSUFFICIENT_FUNDS\x10\x06\x12\x1e\n\x1a\x44\x45NIAL_REASON_CAP_EXCEEDED\x10\x07\x12\x1f\n\x1b\x44\x45NIAL_REASON_HOLD_RELEASED\x10\x08\x32\x9b\x05\n\x14\x41uthorizationService\x12J\n\tAuthorize\x12\x1d.drawdown.v1.AuthorizeRequest\x1a\x1e.drawdown.v1.AuthorizeResponse\x12\x41\n\x06\x43ommit\x12\x1a.drawdown.v1.CommitRequest\x1a\x1b.drawdown.v1.CommitResponse\x12\x44\n\x07Release\x12\x1b.drawdown.v1.ReleaseRequest\x1a\x1c.drawdown.v1.ReleaseResponse\x12\x41\n\x06\x45xtend\x12\x1a.drawdown.v1.ExtendRequest\x1a\x1b.drawdown.v1.ExtendResponse\x12\x41\n\x06\x43harge\x12\x1a.drawdown.v1.ChargeRequest\x1a\x1b.drawdown.v1.ChargeResponse\x12\x41\n\x06Refund\x12\x1a.drawdown.v1.RefundRequest\x1a\x1b.drawdown.v1.RefundResponse\x12S\n\x0c\x46orceRelease\x12 .drawdown.v1.ForceReleaseRequest\x1a!.drawdown.v1.ForceReleaseResponse\x12\x44\n\x07GetHold\x12\x1b.drawdown.v1.GetHoldRequest\x1a\x1c.drawdown.v1.GetHoldResponse\x12J\n\tListHolds\x12\x1d.drawdown.v1.ListHoldsRequest\x1a\x1e.drawdown.v1.ListHoldsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AUTHORIZEREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_AUTHORIZEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_DECISION']._serialized_start=1883
-  _globals['_DECISION']._serialized_end=1963
-  _globals['_DENIALREASON']._serialized_start=1966
-  _globals['_DENIALREASON']._serialized_end=2285
+  _globals['_CHARGEREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_CHARGEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_DECISION']._serialized_start=3321
+  _globals['_DECISION']._serialized_end=3401
+  _globals['_DENIALREASON']._serialized_start=3404
+  _globals['_DENIALREASON']._serialized_end=3723
   _globals['_DENIAL']._serialized_start=147
   _globals['_DENIAL']._serialized_end=347
   _globals['_ALTERNATIVE']._serialized_start=349
@@ -49,23 +51,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHORIZEREQUEST_LABELSENTRY']._serialized_start=764
   _globals['_AUTHORIZEREQUEST_LABELSENTRY']._serialized_end=809
   _globals['_AUTHORIZERESPONSE']._serialized_start=812
-  _globals['_AUTHORIZERESPONSE']._serialized_end=1027
-  _globals['_COMMITREQUEST']._serialized_start=1030
-  _globals['_COMMITREQUEST']._serialized_end=1169
-  _globals['_COMMITRESPONSE']._serialized_start=1172
-  _globals['_COMMITRESPONSE']._serialized_end=1437
-  _globals['_RELEASEREQUEST']._serialized_start=1439
-  _globals['_RELEASEREQUEST']._serialized_end=1507
-  _globals['_RELEASERESPONSE']._serialized_start=1509
-  _globals['_RELEASERESPONSE']._serialized_end=1617
-  _globals['_GETHOLDREQUEST']._serialized_start=1619
-  _globals['_GETHOLDREQUEST']._serialized_end=1671
-  _globals['_GETHOLDRESPONSE']._serialized_start=1673
-  _globals['_GETHOLDRESPONSE']._serialized_end=1723
-  _globals['_LISTHOLDSREQUEST']._serialized_start=1725
-  _globals['_LISTHOLDSREQUEST']._serialized_end=1801
-  _globals['_LISTHOLDSRESPONSE']._serialized_start=1803
-  _globals['_LISTHOLDSRESPONSE']._serialized_end=1881
-  _globals['_AUTHORIZATIONSERVICE']._serialized_start=2288
-  _globals['_AUTHORIZATIONSERVICE']._serialized_end=2669
+  _globals['_AUTHORIZERESPONSE']._serialized_end=1074
+  _globals['_COMMITREQUEST']._serialized_start=1077
+  _globals['_COMMITREQUEST']._serialized_end=1216
+  _globals['_COMMITRESPONSE']._serialized_start=1219
+  _globals['_COMMITRESPONSE']._serialized_end=1484
+  _globals['_RELEASEREQUEST']._serialized_start=1486
+  _globals['_RELEASEREQUEST']._serialized_end=1554
+  _globals['_RELEASERESPONSE']._serialized_start=1556
+  _globals['_RELEASERESPONSE']._serialized_end=1664
+  _globals['_EXTENDREQUEST']._serialized_start=1667
+  _globals['_EXTENDREQUEST']._serialized_end=1796
+  _globals['_EXTENDRESPONSE']._serialized_start=1799
+  _globals['_EXTENDRESPONSE']._serialized_end=2013
+  _globals['_CHARGEREQUEST']._serialized_start=2016
+  _globals['_CHARGEREQUEST']._serialized_end=2280
+  _globals['_CHARGEREQUEST_LABELSENTRY']._serialized_start=764
+  _globals['_CHARGEREQUEST_LABELSENTRY']._serialized_end=809
+  _globals['_CHARGERESPONSE']._serialized_start=2283
+  _globals['_CHARGERESPONSE']._serialized_end=2620
+  _globals['_REFUNDREQUEST']._serialized_start=2622
+  _globals['_REFUNDREQUEST']._serialized_end=2730
+  _globals['_REFUNDRESPONSE']._serialized_start=2733
+  _globals['_REFUNDRESPONSE']._serialized_end=2865
+  _globals['_FORCERELEASEREQUEST']._serialized_start=2867
+  _globals['_FORCERELEASEREQUEST']._serialized_end=2940
+  _globals['_FORCERELEASERESPONSE']._serialized_start=2942
+  _globals['_FORCERELEASERESPONSE']._serialized_end=3055
+  _globals['_GETHOLDREQUEST']._serialized_start=3057
+  _globals['_GETHOLDREQUEST']._serialized_end=3109
+  _globals['_GETHOLDRESPONSE']._serialized_start=3111
+  _globals['_GETHOLDRESPONSE']._serialized_end=3161
+  _globals['_LISTHOLDSREQUEST']._serialized_start=3163
+  _globals['_LISTHOLDSREQUEST']._serialized_end=3239
+  _globals['_LISTHOLDSRESPONSE']._serialized_start=3241
+  _globals['_LISTHOLDSRESPONSE']._serialized_end=3319
+  _globals['_AUTHORIZATIONSERVICE']._serialized_start=3726
+  _globals['_AUTHORIZATIONSERVICE']._serialized_end=4393
 # @@protoc_insertion_point(module_scope)

@@ -91,20 +91,22 @@ class AuthorizeRequest(_message.Message):
     def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., subjects: _Optional[_Iterable[str]] = ..., alternatives: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., overage_policy: _Optional[_Union[_types_pb2.OveragePolicy, str]] = ..., expiry_action: _Optional[_Union[_types_pb2.ExpiryAction, str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class AuthorizeResponse(_message.Message):
-    __slots__ = ("decision", "denial", "hold", "balances", "replayed", "alternative_index")
+    __slots__ = ("decision", "denial", "hold", "balances", "replayed", "alternative_index", "observed_caps")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     DENIAL_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
     BALANCES_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
     ALTERNATIVE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_CAPS_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     denial: Denial
     hold: _types_pb2.Hold
     balances: _containers.RepeatedCompositeFieldContainer[_types_pb2.Balance]
     replayed: bool
     alternative_index: int
-    def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., denial: _Optional[_Union[Denial, _Mapping]] = ..., hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., replayed: bool = ..., alternative_index: _Optional[int] = ...) -> None: ...
+    observed_caps: _containers.RepeatedCompositeFieldContainer[_types_pb2.CapStatus]
+    def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., denial: _Optional[_Union[Denial, _Mapping]] = ..., hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., replayed: bool = ..., alternative_index: _Optional[int] = ..., observed_caps: _Optional[_Iterable[_Union[_types_pb2.CapStatus, _Mapping]]] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
     __slots__ = ("wallet_id", "hold_id", "amounts", "final", "hold_token")
@@ -151,6 +153,121 @@ class ReleaseRequest(_message.Message):
     def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ReleaseResponse(_message.Message):
+    __slots__ = ("hold", "balances", "replayed")
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    BALANCES_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    hold: _types_pb2.Hold
+    balances: _containers.RepeatedCompositeFieldContainer[_types_pb2.Balance]
+    replayed: bool
+    def __init__(self, hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., replayed: bool = ...) -> None: ...
+
+class ExtendRequest(_message.Message):
+    __slots__ = ("wallet_id", "hold_id", "ttl", "amounts")
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    AMOUNTS_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    hold_id: str
+    ttl: _duration_pb2.Duration
+    amounts: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
+    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ...) -> None: ...
+
+class ExtendResponse(_message.Message):
+    __slots__ = ("decision", "denial", "hold", "balances", "observed_caps")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    DENIAL_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    BALANCES_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_CAPS_FIELD_NUMBER: _ClassVar[int]
+    decision: Decision
+    denial: Denial
+    hold: _types_pb2.Hold
+    balances: _containers.RepeatedCompositeFieldContainer[_types_pb2.Balance]
+    observed_caps: _containers.RepeatedCompositeFieldContainer[_types_pb2.CapStatus]
+    def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., denial: _Optional[_Union[Denial, _Mapping]] = ..., hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., observed_caps: _Optional[_Iterable[_Union[_types_pb2.CapStatus, _Mapping]]] = ...) -> None: ...
+
+class ChargeRequest(_message.Message):
+    __slots__ = ("wallet_id", "charge_id", "amounts", "subjects", "overage_policy", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    CHARGE_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNTS_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    OVERAGE_POLICY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    charge_id: str
+    amounts: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    overage_policy: _types_pb2.OveragePolicy
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, wallet_id: _Optional[str] = ..., charge_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., subjects: _Optional[_Iterable[str]] = ..., overage_policy: _Optional[_Union[_types_pb2.OveragePolicy, str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ChargeResponse(_message.Message):
+    __slots__ = ("decision", "denial", "hold", "debited", "uncollected", "balances", "wallet_sequence", "replayed", "observed_caps")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    DENIAL_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    DEBITED_FIELD_NUMBER: _ClassVar[int]
+    UNCOLLECTED_FIELD_NUMBER: _ClassVar[int]
+    BALANCES_FIELD_NUMBER: _ClassVar[int]
+    WALLET_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_CAPS_FIELD_NUMBER: _ClassVar[int]
+    decision: Decision
+    denial: Denial
+    hold: _types_pb2.Hold
+    debited: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
+    uncollected: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
+    balances: _containers.RepeatedCompositeFieldContainer[_types_pb2.Balance]
+    wallet_sequence: int
+    replayed: bool
+    observed_caps: _containers.RepeatedCompositeFieldContainer[_types_pb2.CapStatus]
+    def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., denial: _Optional[_Union[Denial, _Mapping]] = ..., hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., debited: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., uncollected: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., wallet_sequence: _Optional[int] = ..., replayed: bool = ..., observed_caps: _Optional[_Iterable[_Union[_types_pb2.CapStatus, _Mapping]]] = ...) -> None: ...
+
+class RefundRequest(_message.Message):
+    __slots__ = ("wallet_id", "hold_id", "refund_id", "amounts")
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    REFUND_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNTS_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    hold_id: str
+    refund_id: str
+    amounts: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
+    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., refund_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ...) -> None: ...
+
+class RefundResponse(_message.Message):
+    __slots__ = ("hold", "balances", "wallet_sequence", "replayed")
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    BALANCES_FIELD_NUMBER: _ClassVar[int]
+    WALLET_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    hold: _types_pb2.Hold
+    balances: _containers.RepeatedCompositeFieldContainer[_types_pb2.Balance]
+    wallet_sequence: int
+    replayed: bool
+    def __init__(self, hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., wallet_sequence: _Optional[int] = ..., replayed: bool = ...) -> None: ...
+
+class ForceReleaseRequest(_message.Message):
+    __slots__ = ("wallet_id", "hold_id", "reason")
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    HOLD_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    hold_id: str
+    reason: str
+    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ForceReleaseResponse(_message.Message):
     __slots__ = ("hold", "balances", "replayed")
     HOLD_FIELD_NUMBER: _ClassVar[int]
     BALANCES_FIELD_NUMBER: _ClassVar[int]

@@ -51,6 +51,26 @@ class AuthorizationServiceStub(object):
                 request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.Extend = channel.unary_unary(
+                '/drawdown.v1.AuthorizationService/Extend',
+                request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ExtendRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.ExtendResponse.FromString,
+                _registered_method=True)
+        self.Charge = channel.unary_unary(
+                '/drawdown.v1.AuthorizationService/Charge',
+                request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ChargeRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.ChargeResponse.FromString,
+                _registered_method=True)
+        self.Refund = channel.unary_unary(
+                '/drawdown.v1.AuthorizationService/Refund',
+                request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.RefundRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.RefundResponse.FromString,
+                _registered_method=True)
+        self.ForceRelease = channel.unary_unary(
+                '/drawdown.v1.AuthorizationService/ForceRelease',
+                request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ForceReleaseRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.ForceReleaseResponse.FromString,
+                _registered_method=True)
         self.GetHold = channel.unary_unary(
                 '/drawdown.v1.AuthorizationService/GetHold',
                 request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.GetHoldRequest.SerializeToString,
@@ -93,6 +113,35 @@ class AuthorizationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Extend(self, request, context):
+        """Keeps an open hold for longer, holds more, or both. A denied raise leaves the hold exactly as it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Charge(self, request, context):
+        """Authorize and Commit in one step, for usage that is known. The charge is a committed hold with the charge's id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Refund(self, request, context):
+        """Gives debited units back to the grants that paid, the last debit first, and headroom to the caps. At most what was
+        debited. The same refund_id with the same amounts gives the same answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForceRelease(self, request, context):
+        """Operators: gives back what a stuck hold holds. The hold counts as expired, so its usage can still be committed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetHold(self, request, context):
         """Reads one hold, also some time after it was settled.
         """
@@ -124,6 +173,26 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.ReleaseRequest.FromString,
                     response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'Extend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Extend,
+                    request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.ExtendRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ExtendResponse.SerializeToString,
+            ),
+            'Charge': grpc.unary_unary_rpc_method_handler(
+                    servicer.Charge,
+                    request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.ChargeRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ChargeResponse.SerializeToString,
+            ),
+            'Refund': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refund,
+                    request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.RefundRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.RefundResponse.SerializeToString,
+            ),
+            'ForceRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForceRelease,
+                    request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.ForceReleaseRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ForceReleaseResponse.SerializeToString,
             ),
             'GetHold': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHold,
@@ -219,6 +288,114 @@ class AuthorizationService(object):
             '/drawdown.v1.AuthorizationService/Release',
             drawdown_dot_v1_dot_authorization__service__pb2.ReleaseRequest.SerializeToString,
             drawdown_dot_v1_dot_authorization__service__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Extend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.AuthorizationService/Extend',
+            drawdown_dot_v1_dot_authorization__service__pb2.ExtendRequest.SerializeToString,
+            drawdown_dot_v1_dot_authorization__service__pb2.ExtendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Charge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.AuthorizationService/Charge',
+            drawdown_dot_v1_dot_authorization__service__pb2.ChargeRequest.SerializeToString,
+            drawdown_dot_v1_dot_authorization__service__pb2.ChargeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.AuthorizationService/Refund',
+            drawdown_dot_v1_dot_authorization__service__pb2.RefundRequest.SerializeToString,
+            drawdown_dot_v1_dot_authorization__service__pb2.RefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForceRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.AuthorizationService/ForceRelease',
+            drawdown_dot_v1_dot_authorization__service__pb2.ForceReleaseRequest.SerializeToString,
+            drawdown_dot_v1_dot_authorization__service__pb2.ForceReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,3 +79,41 @@ class ListGrantsResponse(_message.Message):
     grants: _containers.RepeatedCompositeFieldContainer[_types_pb2.Grant]
     next_page_token: str
     def __init__(self, grants: _Optional[_Iterable[_Union[_types_pb2.Grant, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class VoidGrantRequest(_message.Message):
+    __slots__ = ("wallet_id", "grant_id", "reason")
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    GRANT_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    grant_id: str
+    reason: str
+    def __init__(self, wallet_id: _Optional[str] = ..., grant_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class VoidGrantResponse(_message.Message):
+    __slots__ = ("grant", "balance")
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    BALANCE_FIELD_NUMBER: _ClassVar[int]
+    grant: _types_pb2.Grant
+    balance: _types_pb2.Balance
+    def __init__(self, grant: _Optional[_Union[_types_pb2.Grant, _Mapping]] = ..., balance: _Optional[_Union[_types_pb2.Balance, _Mapping]] = ...) -> None: ...
+
+class SetGrantExpiryRequest(_message.Message):
+    __slots__ = ("wallet_id", "grant_id", "expire_time", "reason")
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    GRANT_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    grant_id: str
+    expire_time: _timestamp_pb2.Timestamp
+    reason: str
+    def __init__(self, wallet_id: _Optional[str] = ..., grant_id: _Optional[str] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SetGrantExpiryResponse(_message.Message):
+    __slots__ = ("grant", "balance")
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    BALANCE_FIELD_NUMBER: _ClassVar[int]
+    grant: _types_pb2.Grant
+    balance: _types_pb2.Balance
+    def __init__(self, grant: _Optional[_Union[_types_pb2.Grant, _Mapping]] = ..., balance: _Optional[_Union[_types_pb2.Balance, _Mapping]] = ...) -> None: ...

@@ -50,6 +50,16 @@ class GrantServiceStub(object):
                 request_serializer=drawdown_dot_v1_dot_grant__service__pb2.ListGrantsRequest.SerializeToString,
                 response_deserializer=drawdown_dot_v1_dot_grant__service__pb2.ListGrantsResponse.FromString,
                 _registered_method=True)
+        self.VoidGrant = channel.unary_unary(
+                '/drawdown.v1.GrantService/VoidGrant',
+                request_serializer=drawdown_dot_v1_dot_grant__service__pb2.VoidGrantRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_grant__service__pb2.VoidGrantResponse.FromString,
+                _registered_method=True)
+        self.SetGrantExpiry = channel.unary_unary(
+                '/drawdown.v1.GrantService/SetGrantExpiry',
+                request_serializer=drawdown_dot_v1_dot_grant__service__pb2.SetGrantExpiryRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_grant__service__pb2.SetGrantExpiryResponse.FromString,
+                _registered_method=True)
 
 
 class GrantServiceServicer(object):
@@ -79,6 +89,21 @@ class GrantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VoidGrant(self, request, context):
+        """Takes back what is left of a grant: free units at once, units in open holds when the holds give them back. Voiding a
+        void grant is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetGrantExpiry(self, request, context):
+        """Changes when a grant expires. What is over by then expires at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GrantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +121,16 @@ def add_GrantServiceServicer_to_server(servicer, server):
                     servicer.ListGrants,
                     request_deserializer=drawdown_dot_v1_dot_grant__service__pb2.ListGrantsRequest.FromString,
                     response_serializer=drawdown_dot_v1_dot_grant__service__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'VoidGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidGrant,
+                    request_deserializer=drawdown_dot_v1_dot_grant__service__pb2.VoidGrantRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_grant__service__pb2.VoidGrantResponse.SerializeToString,
+            ),
+            'SetGrantExpiry': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetGrantExpiry,
+                    request_deserializer=drawdown_dot_v1_dot_grant__service__pb2.SetGrantExpiryRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_grant__service__pb2.SetGrantExpiryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +215,60 @@ class GrantService(object):
             '/drawdown.v1.GrantService/ListGrants',
             drawdown_dot_v1_dot_grant__service__pb2.ListGrantsRequest.SerializeToString,
             drawdown_dot_v1_dot_grant__service__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.GrantService/VoidGrant',
+            drawdown_dot_v1_dot_grant__service__pb2.VoidGrantRequest.SerializeToString,
+            drawdown_dot_v1_dot_grant__service__pb2.VoidGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetGrantExpiry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.GrantService/SetGrantExpiry',
+            drawdown_dot_v1_dot_grant__service__pb2.SetGrantExpiryRequest.SerializeToString,
+            drawdown_dot_v1_dot_grant__service__pb2.SetGrantExpiryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,7 @@ class EntryKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENTRY_KIND_REFUND: _ClassVar[EntryKind]
     ENTRY_KIND_VOID: _ClassVar[EntryKind]
     ENTRY_KIND_ADJUST: _ClassVar[EntryKind]
+    ENTRY_KIND_REPAY: _ClassVar[EntryKind]
 
 class CapWindow(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -64,6 +65,12 @@ class CapWindow(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAP_WINDOW_WEEK: _ClassVar[CapWindow]
     CAP_WINDOW_MONTH: _ClassVar[CapWindow]
     CAP_WINDOW_LIFETIME: _ClassVar[CapWindow]
+
+class CapMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAP_MODE_UNSPECIFIED: _ClassVar[CapMode]
+    CAP_MODE_ENFORCE: _ClassVar[CapMode]
+    CAP_MODE_OBSERVE: _ClassVar[CapMode]
 WALLET_STATE_UNSPECIFIED: WalletState
 WALLET_STATE_ACTIVE: WalletState
 WALLET_STATE_FROZEN: WalletState
@@ -93,6 +100,7 @@ ENTRY_KIND_EXPIRE: EntryKind
 ENTRY_KIND_REFUND: EntryKind
 ENTRY_KIND_VOID: EntryKind
 ENTRY_KIND_ADJUST: EntryKind
+ENTRY_KIND_REPAY: EntryKind
 CAP_WINDOW_UNSPECIFIED: CapWindow
 CAP_WINDOW_PER_REQUEST: CapWindow
 CAP_WINDOW_MINUTE: CapWindow
@@ -101,6 +109,9 @@ CAP_WINDOW_DAY: CapWindow
 CAP_WINDOW_WEEK: CapWindow
 CAP_WINDOW_MONTH: CapWindow
 CAP_WINDOW_LIFETIME: CapWindow
+CAP_MODE_UNSPECIFIED: CapMode
+CAP_MODE_ENFORCE: CapMode
+CAP_MODE_OBSERVE: CapMode
 
 class Amount(_message.Message):
     __slots__ = ("asset", "units", "min_units")
@@ -150,7 +161,7 @@ class Wallet(_message.Message):
     def __init__(self, wallet_id: _Optional[str] = ..., state: _Optional[_Union[WalletState, str]] = ..., display_name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Grant(_message.Message):
-    __slots__ = ("wallet_id", "grant_id", "asset", "units", "remaining_units", "priority", "source", "effective_time", "expire_time", "labels", "create_time")
+    __slots__ = ("wallet_id", "grant_id", "asset", "units", "remaining_units", "priority", "source", "effective_time", "expire_time", "labels", "create_time", "void_time")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +180,7 @@ class Grant(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    VOID_TIME_FIELD_NUMBER: _ClassVar[int]
     wallet_id: str
     grant_id: str
     asset: str
@@ -180,10 +192,11 @@ class Grant(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     labels: _containers.ScalarMap[str, str]
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, wallet_id: _Optional[str] = ..., grant_id: _Optional[str] = ..., asset: _Optional[str] = ..., units: _Optional[int] = ..., remaining_units: _Optional[int] = ..., priority: _Optional[int] = ..., source: _Optional[_Union[GrantSource, str]] = ..., effective_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    void_time: _timestamp_pb2.Timestamp
+    def __init__(self, wallet_id: _Optional[str] = ..., grant_id: _Optional[str] = ..., asset: _Optional[str] = ..., units: _Optional[int] = ..., remaining_units: _Optional[int] = ..., priority: _Optional[int] = ..., source: _Optional[_Union[GrantSource, str]] = ..., effective_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., void_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Balance(_message.Message):
-    __slots__ = ("asset", "settled_units", "held_units", "available_units", "debt_units", "overdraft_limit_units", "grants")
+    __slots__ = ("asset", "settled_units", "held_units", "available_units", "debt_units", "overdraft_limit_units", "grants", "scheduled_grants")
     ASSET_FIELD_NUMBER: _ClassVar[int]
     SETTLED_UNITS_FIELD_NUMBER: _ClassVar[int]
     HELD_UNITS_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +204,7 @@ class Balance(_message.Message):
     DEBT_UNITS_FIELD_NUMBER: _ClassVar[int]
     OVERDRAFT_LIMIT_UNITS_FIELD_NUMBER: _ClassVar[int]
     GRANTS_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_GRANTS_FIELD_NUMBER: _ClassVar[int]
     asset: str
     settled_units: int
     held_units: int
@@ -198,7 +212,8 @@ class Balance(_message.Message):
     debt_units: int
     overdraft_limit_units: int
     grants: _containers.RepeatedCompositeFieldContainer[GrantBalance]
-    def __init__(self, asset: _Optional[str] = ..., settled_units: _Optional[int] = ..., held_units: _Optional[int] = ..., available_units: _Optional[int] = ..., debt_units: _Optional[int] = ..., overdraft_limit_units: _Optional[int] = ..., grants: _Optional[_Iterable[_Union[GrantBalance, _Mapping]]] = ...) -> None: ...
+    scheduled_grants: _containers.RepeatedCompositeFieldContainer[GrantBalance]
+    def __init__(self, asset: _Optional[str] = ..., settled_units: _Optional[int] = ..., held_units: _Optional[int] = ..., available_units: _Optional[int] = ..., debt_units: _Optional[int] = ..., overdraft_limit_units: _Optional[int] = ..., grants: _Optional[_Iterable[_Union[GrantBalance, _Mapping]]] = ..., scheduled_grants: _Optional[_Iterable[_Union[GrantBalance, _Mapping]]] = ...) -> None: ...
 
 class GrantBalance(_message.Message):
     __slots__ = ("grant_id", "available_units", "held_units", "priority", "source", "effective_time", "expire_time")
@@ -219,21 +234,25 @@ class GrantBalance(_message.Message):
     def __init__(self, grant_id: _Optional[str] = ..., available_units: _Optional[int] = ..., held_units: _Optional[int] = ..., priority: _Optional[int] = ..., source: _Optional[_Union[GrantSource, str]] = ..., effective_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class HoldAmount(_message.Message):
-    __slots__ = ("asset", "authorized_units", "held_units", "debited_units", "uncollected_units")
+    __slots__ = ("asset", "authorized_units", "held_units", "debited_units", "uncollected_units", "refunded_units", "overage_policy")
     ASSET_FIELD_NUMBER: _ClassVar[int]
     AUTHORIZED_UNITS_FIELD_NUMBER: _ClassVar[int]
     HELD_UNITS_FIELD_NUMBER: _ClassVar[int]
     DEBITED_UNITS_FIELD_NUMBER: _ClassVar[int]
     UNCOLLECTED_UNITS_FIELD_NUMBER: _ClassVar[int]
+    REFUNDED_UNITS_FIELD_NUMBER: _ClassVar[int]
+    OVERAGE_POLICY_FIELD_NUMBER: _ClassVar[int]
     asset: str
     authorized_units: int
     held_units: int
     debited_units: int
     uncollected_units: int
-    def __init__(self, asset: _Optional[str] = ..., authorized_units: _Optional[int] = ..., held_units: _Optional[int] = ..., debited_units: _Optional[int] = ..., uncollected_units: _Optional[int] = ...) -> None: ...
+    refunded_units: int
+    overage_policy: OveragePolicy
+    def __init__(self, asset: _Optional[str] = ..., authorized_units: _Optional[int] = ..., held_units: _Optional[int] = ..., debited_units: _Optional[int] = ..., uncollected_units: _Optional[int] = ..., refunded_units: _Optional[int] = ..., overage_policy: _Optional[_Union[OveragePolicy, str]] = ...) -> None: ...
 
 class Hold(_message.Message):
-    __slots__ = ("wallet_id", "hold_id", "state", "amounts", "create_time", "expire_time", "settle_time", "subjects", "overage_policy", "expiry_action", "labels", "hold_token")
+    __slots__ = ("wallet_id", "hold_id", "state", "amounts", "create_time", "expire_time", "settle_time", "subjects", "overage_policy", "expiry_action", "labels", "hold_token", "wallet_sequence", "alternative_index")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +272,8 @@ class Hold(_message.Message):
     EXPIRY_ACTION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     HOLD_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WALLET_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVE_INDEX_FIELD_NUMBER: _ClassVar[int]
     wallet_id: str
     hold_id: str
     state: HoldState
@@ -265,7 +286,9 @@ class Hold(_message.Message):
     expiry_action: ExpiryAction
     labels: _containers.ScalarMap[str, str]
     hold_token: bytes
-    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., state: _Optional[_Union[HoldState, str]] = ..., amounts: _Optional[_Iterable[_Union[HoldAmount, _Mapping]]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., settle_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., subjects: _Optional[_Iterable[str]] = ..., overage_policy: _Optional[_Union[OveragePolicy, str]] = ..., expiry_action: _Optional[_Union[ExpiryAction, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., hold_token: _Optional[bytes] = ...) -> None: ...
+    wallet_sequence: int
+    alternative_index: int
+    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., state: _Optional[_Union[HoldState, str]] = ..., amounts: _Optional[_Iterable[_Union[HoldAmount, _Mapping]]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., settle_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., subjects: _Optional[_Iterable[str]] = ..., overage_policy: _Optional[_Union[OveragePolicy, str]] = ..., expiry_action: _Optional[_Union[ExpiryAction, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., hold_token: _Optional[bytes] = ..., wallet_sequence: _Optional[int] = ..., alternative_index: _Optional[int] = ...) -> None: ...
 
 class Entry(_message.Message):
     __slots__ = ("wallet_id", "wallet_sequence", "line", "kind", "asset", "units", "debit_account", "credit_account", "grant_id", "hold_id", "subjects", "occurred_time", "labels")
@@ -304,18 +327,38 @@ class Entry(_message.Message):
     labels: _containers.ScalarMap[str, str]
     def __init__(self, wallet_id: _Optional[str] = ..., wallet_sequence: _Optional[int] = ..., line: _Optional[int] = ..., kind: _Optional[_Union[EntryKind, str]] = ..., asset: _Optional[str] = ..., units: _Optional[int] = ..., debit_account: _Optional[str] = ..., credit_account: _Optional[str] = ..., grant_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., subjects: _Optional[_Iterable[str]] = ..., occurred_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
+class Cap(_message.Message):
+    __slots__ = ("wallet_id", "subject", "asset", "window", "limit_units", "mode")
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    ASSET_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_UNITS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    subject: str
+    asset: str
+    window: CapWindow
+    limit_units: int
+    mode: CapMode
+    def __init__(self, wallet_id: _Optional[str] = ..., subject: _Optional[str] = ..., asset: _Optional[str] = ..., window: _Optional[_Union[CapWindow, str]] = ..., limit_units: _Optional[int] = ..., mode: _Optional[_Union[CapMode, str]] = ...) -> None: ...
+
 class CapStatus(_message.Message):
-    __slots__ = ("subject", "asset", "window", "limit_units", "used_units", "reset_time")
+    __slots__ = ("subject", "asset", "window", "limit_units", "used_units", "reset_time", "cap_subject", "mode")
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     ASSET_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     LIMIT_UNITS_FIELD_NUMBER: _ClassVar[int]
     USED_UNITS_FIELD_NUMBER: _ClassVar[int]
     RESET_TIME_FIELD_NUMBER: _ClassVar[int]
+    CAP_SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     subject: str
     asset: str
     window: CapWindow
     limit_units: int
     used_units: int
     reset_time: _timestamp_pb2.Timestamp
-    def __init__(self, subject: _Optional[str] = ..., asset: _Optional[str] = ..., window: _Optional[_Union[CapWindow, str]] = ..., limit_units: _Optional[int] = ..., used_units: _Optional[int] = ..., reset_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    cap_subject: str
+    mode: CapMode
+    def __init__(self, subject: _Optional[str] = ..., asset: _Optional[str] = ..., window: _Optional[_Union[CapWindow, str]] = ..., limit_units: _Optional[int] = ..., used_units: _Optional[int] = ..., reset_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., cap_subject: _Optional[str] = ..., mode: _Optional[_Union[CapMode, str]] = ...) -> None: ...

@@ -84,3 +84,37 @@ class UnfreezeWalletResponse(_message.Message):
     WALLET_FIELD_NUMBER: _ClassVar[int]
     wallet: _types_pb2.Wallet
     def __init__(self, wallet: _Optional[_Union[_types_pb2.Wallet, _Mapping]] = ...) -> None: ...
+
+class CloseWalletRequest(_message.Message):
+    __slots__ = ("wallet_id", "force", "reason")
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    force: bool
+    reason: str
+    def __init__(self, wallet_id: _Optional[str] = ..., force: bool = ..., reason: _Optional[str] = ...) -> None: ...
+
+class CloseWalletResponse(_message.Message):
+    __slots__ = ("wallet",)
+    WALLET_FIELD_NUMBER: _ClassVar[int]
+    wallet: _types_pb2.Wallet
+    def __init__(self, wallet: _Optional[_Union[_types_pb2.Wallet, _Mapping]] = ...) -> None: ...
+
+class SetOverdraftLimitRequest(_message.Message):
+    __slots__ = ("wallet_id", "asset", "limit_units", "reason")
+    WALLET_ID_FIELD_NUMBER: _ClassVar[int]
+    ASSET_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_UNITS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    wallet_id: str
+    asset: str
+    limit_units: int
+    reason: str
+    def __init__(self, wallet_id: _Optional[str] = ..., asset: _Optional[str] = ..., limit_units: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SetOverdraftLimitResponse(_message.Message):
+    __slots__ = ("balance",)
+    BALANCE_FIELD_NUMBER: _ClassVar[int]
+    balance: _types_pb2.Balance
+    def __init__(self, balance: _Optional[_Union[_types_pb2.Balance, _Mapping]] = ...) -> None: ...

@@ -60,6 +60,16 @@ class WalletServiceStub(object):
                 request_serializer=drawdown_dot_v1_dot_wallet__service__pb2.UnfreezeWalletRequest.SerializeToString,
                 response_deserializer=drawdown_dot_v1_dot_wallet__service__pb2.UnfreezeWalletResponse.FromString,
                 _registered_method=True)
+        self.CloseWallet = channel.unary_unary(
+                '/drawdown.v1.WalletService/CloseWallet',
+                request_serializer=drawdown_dot_v1_dot_wallet__service__pb2.CloseWalletRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_wallet__service__pb2.CloseWalletResponse.FromString,
+                _registered_method=True)
+        self.SetOverdraftLimit = channel.unary_unary(
+                '/drawdown.v1.WalletService/SetOverdraftLimit',
+                request_serializer=drawdown_dot_v1_dot_wallet__service__pb2.SetOverdraftLimitRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_wallet__service__pb2.SetOverdraftLimitResponse.FromString,
+                _registered_method=True)
 
 
 class WalletServiceServicer(object):
@@ -102,6 +112,21 @@ class WalletServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CloseWallet(self, request, context):
+        """Closes a wallet for ever. Refused while it has money, debt or open holds, unless forced with a reason; what is left
+        then stays in the books and cannot be used. Open holds can still be committed and released.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetOverdraftLimit(self, request, context):
+        """Sets how far below zero the balance of one asset may go. 0 means not at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WalletServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +154,16 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.UnfreezeWallet,
                     request_deserializer=drawdown_dot_v1_dot_wallet__service__pb2.UnfreezeWalletRequest.FromString,
                     response_serializer=drawdown_dot_v1_dot_wallet__service__pb2.UnfreezeWalletResponse.SerializeToString,
+            ),
+            'CloseWallet': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseWallet,
+                    request_deserializer=drawdown_dot_v1_dot_wallet__service__pb2.CloseWalletRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_wallet__service__pb2.CloseWalletResponse.SerializeToString,
+            ),
+            'SetOverdraftLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetOverdraftLimit,
+                    request_deserializer=drawdown_dot_v1_dot_wallet__service__pb2.SetOverdraftLimitRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_wallet__service__pb2.SetOverdraftLimitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +302,60 @@ class WalletService(object):
             '/drawdown.v1.WalletService/UnfreezeWallet',
             drawdown_dot_v1_dot_wallet__service__pb2.UnfreezeWalletRequest.SerializeToString,
             drawdown_dot_v1_dot_wallet__service__pb2.UnfreezeWalletResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseWallet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.WalletService/CloseWallet',
+            drawdown_dot_v1_dot_wallet__service__pb2.CloseWalletRequest.SerializeToString,
+            drawdown_dot_v1_dot_wallet__service__pb2.CloseWalletResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetOverdraftLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.WalletService/SetOverdraftLimit',
+            drawdown_dot_v1_dot_wallet__service__pb2.SetOverdraftLimitRequest.SerializeToString,
+            drawdown_dot_v1_dot_wallet__service__pb2.SetOverdraftLimitResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,14 @@ def fingerprint(content: dict[str, str]) -> str:
     return ".".join(_digest(content.get(field, "")) for field in FIELDS)
 
 
+def refund_digest(amounts: dict[str, int]) -> str:
+    """Digest the content of a refund: units by asset, in any order.
+
+    A refund's event does not carry its digest; the ledger gets the same one from the event's lines.
+    """
+    return fingerprint({"amounts": " ".join(sorted(f"{asset}={units}" for asset, units in amounts.items() if units))})
+
+
 def changed_field(first: str, second: str) -> str:
     """The name of the first field in which two fingerprints differ."""
     for field, one, other in zip(FIELDS, first.split("."), second.split("."), strict=False):

@@ -7,7 +7,14 @@ replaced can never be reached again by an old server. ``|`` separates the parts 
 
 from __future__ import annotations
 
+from typing import Final
 from zlib import crc32
+
+PARTITIONS_DEFAULT: Final = 64
+"""Default number of partitions. Fixed for the life of an installation: it decides where a wallet lives."""
+
+PARTITIONS_MAX: Final = 1024
+"""Most partitions: each costs one stream read per flusher cycle and one sweep per second."""
 
 
 def partition_of(tenant_id: str, wallet_id: str, partitions: int) -> int:
@@ -39,9 +46,9 @@ def wallet_keys(partition: int, epoch: int, tenant_id: str, wallet_id: str) -> t
     """KEYS of every script that works on a wallet, in their order (``lua/store.lua`` names them).
 
     Returns:
-        meta, outbox, due wallets; then the wallet's own four: its hash (head, one packed field per asset), its holds
-        (hash of packed holds by id), its open holds (sorted set of ids by expiry) and its settled holds (sorted set
-        of ids by the time at which they may be forgotten).
+        meta, outbox, due wallets; then the wallet's own five: its hash (head, caps, one packed field per asset), its
+        holds (hash of packed holds by id), its open holds (sorted set of ids by expiry), its settled holds (sorted
+        set of ids by the time at which they may be forgotten) and the counters of its caps (hash).
     """
     tag = f"{{dd{partition:02d}}}"
     prefix = f"{tag}:{epoch}:"
@@ -54,4 +61,5 @@ def wallet_keys(partition: int, epoch: int, tenant_id: str, wallet_id: str) -> t
         f"{prefix}holds{name}",
         f"{prefix}open{name}",
         f"{prefix}settled{name}",
+        f"{prefix}caps{name}",
     )

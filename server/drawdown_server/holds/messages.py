@@ -13,6 +13,8 @@ import msgspec
 
 from drawdown_server.holds.model import (
     AssetBalance,
+    Cap,
+    CapStatus,
     DenialReason,
     ExpiryAction,
     GrantSource,
@@ -38,6 +40,9 @@ class AmountRequest(msgspec.Struct, frozen=True):
     asset: str
     units: int
     """1 .. UNITS_MAX."""
+    min_units: int = 0
+    """0: all or nothing; else 1 .. units, and as much as there is between the two is held."""
+    overage_policy: OveragePolicy = OveragePolicy.CHARGE_AVAILABLE
     known: bool = True
     """False when the tenant has no such asset. The script decides when that matters."""
 
@@ -47,10 +52,10 @@ class AuthorizeRequest(WalletRequest, kw_only=True):
 
     hold_id: str
     fingerprint: str
-    amounts: list[AmountRequest]
+    ways: list[list[AmountRequest]]
+    """Ways to pay, tried in order; at least one."""
     ttl_ms: int
     subjects: list[str]
-    overage_policy: OveragePolicy
     expiry_action: ExpiryAction
     labels: str
     """JSON object of strings; empty for none."""
@@ -71,6 +76,80 @@ class CommitRequest(WalletRequest, kw_only=True):
 
     hold_id: str
     amounts: list[TotalUsed]
+    final: bool
+    """False reports progress: debited at once, the rest stays held."""
+    tombstone_ms: int
+
+
+class ExtendRequest(WalletRequest, kw_only=True):
+    """Request of ``extend``."""
+
+    hold_id: str
+    ttl_ms: int
+    """The hold expires this long from now; 0 leaves its expiry as it is."""
+    amounts: list[TotalUsed]
+    """Total units to hold by asset, debited ones included; never less than before. Others stay as they are."""
+    tombstone_ms: int
+
+
+class ChargeRequest(WalletRequest, kw_only=True):
+    """Request of ``charge``: an Authorize and its Commit in one step; ``hold_id`` is the charge's id."""
+
+    hold_id: str
+    fingerprint: str
+    amounts: list[AmountRequest]
+    subjects: list[str]
+    labels: str
+    tombstone_ms: int
+
+
+class RecordedDebit(msgspec.Struct, frozen=True, array_like=True):
+    """Units of a hold that a grant paid ("" = debt)."""
+
+    grant_id: str
+    units: int
+
+
+class RecordedAmount(msgspec.Struct, frozen=True):
+    """One asset of a settled hold that only the ledger remembers."""
+
+    asset: str
+    authorized: int
+    debited: int
+    uncollected: int
+    refunded: int
+    debits: list[RecordedDebit]
+    """What each grant paid and was not refunded yet, in the order of the debits."""
+    counters: list[str]
+    """The cap counters in which its debits count."""
+
+
+class RecordedHold(msgspec.Struct, frozen=True):
+    """A settled hold that only the ledger remembers."""
+
+    create_ms: int
+    settle_ms: int
+    subjects: list[str]
+    labels: str
+    late: bool
+    wallet_sequence: int
+    amounts: list[RecordedAmount]
+    refunds: list[tuple[str, str]]
+    """Its refunds: id, and digest of the amounts."""
+
+
+class RefundRequest(WalletRequest, kw_only=True):
+    """Request of ``refund``."""
+
+    hold_id: str
+    refund_id: str
+    digest: str
+    """Of the amounts: the same id with other amounts is an error."""
+    amounts: list[TotalUsed]
+    grants: list[PackedGrant]
+    """The grants that paid, as Postgres knows them: one that is used up lives again by a refund."""
+    recorded: RecordedHold | None
+    """The hold as the ledger has it, for when Redis has forgotten it."""
     tombstone_ms: int
 
 
@@ -81,6 +160,8 @@ class ReleaseRequest(WalletRequest, kw_only=True):
     tombstone_ms: int
     bury: bool
     """Whether a hold that Redis does not know gets a tombstone."""
+    forced: bool
+    """By an operator, not by the caller: the hold counts as expired, so its usage can still be committed."""
 
 
 class SweepRequest(WalletRequest, kw_only=True):
@@ -100,6 +181,7 @@ class PackedGrant(msgspec.Struct, frozen=True, array_like=True):
     source: GrantSource
     effective_ms: int
     create_ms: int
+    voided: bool = False
 
 
 class LoadedAsset(msgspec.Struct, frozen=True):
@@ -109,6 +191,16 @@ class LoadedAsset(msgspec.Struct, frozen=True):
     debt: int
     overdraft_limit: int
     grants: list[PackedGrant]
+    """Those in force; the ones with nothing left are not sent."""
+    scheduled: list[PackedGrant]
+    """Those whose GRANT is not in the ledger yet, because they are not effective yet."""
+
+
+class CapUsage(msgspec.Struct, frozen=True, array_like=True):
+    """A counter of a cap: units debited."""
+
+    counter: str
+    units: int
 
 
 class LoadRequest(WalletRequest, kw_only=True):
@@ -120,6 +212,8 @@ class LoadRequest(WalletRequest, kw_only=True):
     sequence: int
     change_number: int
     assets: list[LoadedAsset]
+    caps: list[Cap]
+    cap_usage: list[CapUsage]
     changes: list[Change]
     """Changes after that which Postgres has recorded, in order: they belong to the wallet that anybody sees."""
 
@@ -142,9 +236,16 @@ class Change(msgspec.Struct, frozen=True):
     """One numbered change of a wallet, which Postgres has recorded."""
 
     change_number: int
-    kind: Literal["GRANT", "STATE"]
+    kind: Literal["GRANT", "STATE", "VOID", "EXPIRY", "OVERDRAFT", "CAP", "CAP_REMOVAL"]
     grant: GrantChange | None = None
+    """GRANT: the grant. VOID and EXPIRY: the grant, of which id, asset and (EXPIRY) expire_ms count."""
     state: WalletState | None = None
+    asset: str = ""
+    """OVERDRAFT."""
+    limit: int = 0
+    """OVERDRAFT."""
+    cap: Cap | None = None
+    """CAP sets it, CAP_REMOVAL removes the one with this subject, asset and window."""
 
 
 class ApplyRequest(WalletRequest, kw_only=True):
@@ -167,6 +268,13 @@ class ReadHoldRequest(WalletRequest, kw_only=True):
     hold_id: str
 
 
+class ReadCapsRequest(WalletRequest, kw_only=True):
+    """Request of ``read_caps``."""
+
+    subjects: list[str]
+    """Subjects to show beside those that have a cap of their own."""
+
+
 class ListHoldsRequest(WalletRequest, kw_only=True):
     """Request of ``list_holds``: the open holds after (after_ms, after_id), by expiry."""
 
@@ -187,6 +295,10 @@ Status = Literal[
     "ASSET_NOT_HELD",
     "EXCEEDS_HOLD",
     "INSUFFICIENT_FUNDS",
+    "TOTAL_BELOW_DEBITED",
+    "HOLD_EXPIRED",
+    "BELOW_HOLD",
+    "EXCEEDS_DEBITED",
     "TICKET_EXPIRED",
     "GAP",
 ]
@@ -199,10 +311,14 @@ class Reply(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AuthorizeReply(Reply, kw_only=True, frozen=True):
-    """Reply of ``authorize``."""
+    """Reply of ``authorize``, ``charge`` and ``extend``."""
 
     hold: Hold | None = None
     balances: list[AssetBalance] = []
+    cap: CapStatus | None = None
+    """CAP_EXCEEDED: the cap."""
+    observed: list[CapStatus] = []
+    """Caps in OBSERVE mode that would have denied it."""
     replayed: bool = False
     reason: DenialReason | None = None
     asset: str = ""
@@ -212,7 +328,10 @@ class AuthorizeReply(Reply, kw_only=True, frozen=True):
 
 
 class SettleReply(Reply, kw_only=True, frozen=True):
-    """Reply of ``commit`` and of ``release``."""
+    """Reply of ``commit``, ``release`` and ``refund``."""
+
+    fingerprint: str = ""
+    """ID_REUSED: digest of the first refund with this id."""
 
     hold: Hold | None = None
     balances: list[AssetBalance] = []
@@ -247,6 +366,13 @@ class ReadWalletReply(Reply, kw_only=True, frozen=True):
     """Reply of ``read_wallet``."""
 
     wallet: WalletReading | None = None
+
+
+class ReadCapsReply(Reply, kw_only=True, frozen=True):
+    """Reply of ``read_caps``."""
+
+    caps: list[Cap] = []
+    usage: list[CapStatus] = []
 
 
 class ReadHoldReply(Reply, kw_only=True, frozen=True):

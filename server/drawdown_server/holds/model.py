@@ -57,6 +57,54 @@ class GrantSource(StrEnum):
     ADJUSTMENT = "ADJUSTMENT"
 
 
+class CapWindow(StrEnum):
+    """The span of time over which a cap counts; UTC."""
+
+    PER_REQUEST = "PER_REQUEST"
+    MINUTE = "MINUTE"
+    HOUR = "HOUR"
+    DAY = "DAY"
+    WEEK = "WEEK"
+    """From Monday."""
+    MONTH = "MONTH"
+    LIFETIME = "LIFETIME"
+
+
+class CapMode(StrEnum):
+    """Whether a cap denies or only reports."""
+
+    ENFORCE = "ENFORCE"
+    OBSERVE = "OBSERVE"
+
+
+class Cap(msgspec.Struct, frozen=True):
+    """A hard limit on spend."""
+
+    subject: str
+    """"" for the whole wallet, an exact subject, or a ``prefix*`` default for subjects without a cap of their own."""
+    asset: str
+    window: CapWindow
+    limit: int
+    mode: CapMode
+
+
+class CapStatus(msgspec.Struct, frozen=True):
+    """A cap as it stands for one subject."""
+
+    cap: str
+    """The subject of the cap itself, e.g. ``key:*``."""
+    subject: str
+    """The subject it counts for, e.g. ``key:sk_1``; "" for the whole wallet."""
+    asset: str
+    window: CapWindow
+    limit: int
+    used: int
+    """Units held and debited in the current window."""
+    mode: CapMode
+    reset_ms: int
+    """When the window ends; 0 for PER_REQUEST and LIFETIME."""
+
+
 class DenialReason(StrEnum):
     """Why Authorize said no."""
 
@@ -96,6 +144,8 @@ class AssetBalance(msgspec.Struct, frozen=True):
     overdraft_limit: int
     grants: list[GrantBalance] = []
     """Live grants in burn order; empty unless asked for."""
+    scheduled: list[GrantBalance] = []
+    """Grants that are not effective yet, soonest first; empty unless asked for. They are no money yet."""
 
 
 class HoldAmount(msgspec.Struct, frozen=True):
@@ -103,9 +153,12 @@ class HoldAmount(msgspec.Struct, frozen=True):
 
     asset: str
     authorized: int
+    """Units reserved in total, raises included."""
     held: int
     debited: int
     uncollected: int
+    refunded: int
+    overage_policy: OveragePolicy
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -120,13 +173,14 @@ class Hold(msgspec.Struct, frozen=True):
     expire_ms: int
     settle_ms: int
     subjects: list[str]
-    overage_policy: OveragePolicy
     expiry_action: ExpiryAction
     labels: str
     """JSON object of strings; empty for none."""
     late: bool
     wallet_sequence: int
-    """The ledger event that settled it; 0 while there is none."""
+    """Its last ledger event; 0 while there is none."""
+    way: int
+    """Which way to pay was taken: 0 is the first."""
 
 
 class WalletReading(msgspec.Struct, frozen=True):

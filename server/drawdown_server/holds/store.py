@@ -23,15 +23,20 @@ from drawdown_server.holds.messages import (
     ApplyRequest,
     AuthorizeReply,
     AuthorizeRequest,
+    ChargeRequest,
     CommitRequest,
+    ExtendRequest,
     ListHoldsReply,
     ListHoldsRequest,
     LoadReply,
     LoadRequest,
+    ReadCapsReply,
+    ReadCapsRequest,
     ReadHoldReply,
     ReadHoldRequest,
     ReadWalletReply,
     ReadWalletRequest,
+    RefundRequest,
     ReleaseRequest,
     Reply,
     SettleReply,
@@ -40,6 +45,7 @@ from drawdown_server.holds.messages import (
     WalletRequest,
 )
 from drawdown_server.holds.model import DenialReason, Hold, WalletReading
+from drawdown_server.holds.refusals import HoldUnknownError, hold_committed, id_reused, refusal, wallet_not_found
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,28 +60,13 @@ if TYPE_CHECKING:
     ReloadLibrary = Callable[[], Awaitable[None]]
     """Load the function library again."""
 
+__all__ = ["ATTEMPTS_MAX", "HoldStore", "HoldUnknownError", "hold_committed", "wallet_not_found"]
+
 _R = TypeVar("_R", bound=Reply)
 
 ATTEMPTS_MAX: Final = 4
 """Times a script is sent: once, and again after each thing that can keep it from running at all (wallet not loaded,
 stale epoch, functions lost). None of these attempts has an effect but the last."""
-
-
-class HoldUnknownError(DrawdownError):
-    """Redis knows no such hold: it never existed, or was settled so long ago that only the ledger remembers."""
-
-    def __init__(self, wallet_id: str, hold_id: str) -> None:
-        super().__init__(
-            ErrorReason.HOLD_NOT_FOUND,
-            f"hold {hold_id} of wallet {wallet_id} does not exist or was settled too long ago",
-            wallet_id=wallet_id,
-            hold_id=hold_id,
-        )
-
-
-def wallet_not_found(wallet_id: str) -> DrawdownError:
-    """The error for a wallet that does not exist."""
-    return DrawdownError(ErrorReason.WALLET_NOT_FOUND, f"wallet {wallet_id} does not exist", wallet_id=wallet_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +116,7 @@ class HoldStore:
         """Number of partitions."""
         return len(self._epochs)
 
-    # --- the hot three -------------------------------------------------------------------------------------------
+    # --- verbs ---------------------------------------------------------------------------------------------------
 
     async def authorize(self, request: AuthorizeRequest) -> AuthorizeReply:
         """Place a hold; "no" is an answer (``status`` DENIED), also for a wallet that does not exist.
@@ -133,35 +124,37 @@ class HoldStore:
         Raises:
             DrawdownError: ID_REUSED when the hold id was used before with other content.
         """
-        try:
-            reply = await self._run("authorize", request, _AUTHORIZE)
-        except DrawdownError as error:
-            if error.reason is not ErrorReason.WALLET_NOT_FOUND:
-                raise
-            return AuthorizeReply(status="DENIED", reason=DenialReason.WALLET_NOT_FOUND)
-        if reply.status == "ID_REUSED":
-            field = changed_field(reply.fingerprint, request.fingerprint)
-            raise DrawdownError(
-                ErrorReason.ID_REUSED,
-                f"hold {request.hold_id} was authorized before with other {field}",
-                resource="hold",
-                id=request.hold_id,
-                field=field,
-            )
-        return reply
+        return await self._decide("authorize", request, "hold")
 
-    async def commit(self, request: CommitRequest) -> SettleReply:
-        """Debit what was used, give the rest back.
+    async def charge(self, request: ChargeRequest) -> AuthorizeReply:
+        """Debit at once; "no" is an answer, as in ``authorize``.
+
+        Raises:
+            DrawdownError: ID_REUSED when the id was used before with other content.
+        """
+        return await self._decide("charge", request, "charge")
+
+    async def extend(self, request: ExtendRequest) -> AuthorizeReply:
+        """Keep a hold for longer, or hold more; "no" to a raise is an answer, and leaves the hold as it was.
 
         Raises:
             HoldUnknownError: Redis knows no such hold.
-            DrawdownError: HOLD_RELEASED, HOLD_COMMITTED (with other totals), ASSET_NOT_HELD, EXCEEDS_HOLD,
-                INSUFFICIENT_FUNDS (of a late commit), WALLET_NOT_FOUND.
+            DrawdownError: HOLD_RELEASED, HOLD_COMMITTED, HOLD_EXPIRED, ASSET_NOT_HELD, BELOW_HOLD, WALLET_NOT_FOUND.
         """
-        reply = await self._run("commit", request, _SETTLE)
-        if reply.status != "OK":
-            raise _settle_error(request.wallet_id, request.hold_id, reply)
+        reply = await self._run("extend", request, _AUTHORIZE)
+        if reply.status not in ("OK", "DENIED"):
+            raise refusal(request.wallet_id, request.hold_id, reply)
         return reply
+
+    async def commit(self, request: CommitRequest) -> SettleReply:
+        """Debit what was used; when it is final, give the rest back.
+
+        Raises:
+            HoldUnknownError: Redis knows no such hold.
+            DrawdownError: HOLD_RELEASED, HOLD_COMMITTED (with other totals), ASSET_NOT_HELD, TOTAL_BELOW_DEBITED,
+                EXCEEDS_HOLD, INSUFFICIENT_FUNDS (of a late commit), WALLET_NOT_FOUND.
+        """
+        return await self._settle("commit", request)
 
     async def release(self, request: ReleaseRequest) -> SettleReply:
         """Give everything back.
@@ -170,10 +163,17 @@ class HoldStore:
             HoldUnknownError: Redis knows no such hold and ``bury`` is off.
             DrawdownError: HOLD_COMMITTED, WALLET_NOT_FOUND.
         """
-        reply = await self._run("release", request, _SETTLE)
-        if reply.status != "OK":
-            raise _settle_error(request.wallet_id, request.hold_id, reply)
-        return reply
+        return await self._settle("release", request)
+
+    async def refund(self, request: RefundRequest) -> SettleReply:
+        """Give debited units back to the grants that paid.
+
+        Raises:
+            HoldUnknownError: Redis knows no such hold and the request does not bring it.
+            DrawdownError: ID_REUSED (the refund's id, with other amounts), ASSET_NOT_HELD, EXCEEDS_DEBITED,
+                WALLET_NOT_FOUND.
+        """
+        return await self._settle("refund", request)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -217,6 +217,14 @@ class HoldStore:
             DrawdownError: WALLET_NOT_FOUND.
         """
         return (await self._run("list_holds", request, _LIST_HOLDS)).holds
+
+    async def read_caps(self, request: ReadCapsRequest) -> ReadCapsReply:
+        """The caps of a wallet, and how they stand for every subject that has one and for those of the request.
+
+        Raises:
+            DrawdownError: WALLET_NOT_FOUND.
+        """
+        return await self._run("read_caps", request, _READ_CAPS)
 
     # --- from Postgres -------------------------------------------------------------------------------------------
 
@@ -269,6 +277,27 @@ class HoldStore:
         return await self._run("sweep", request, _SWEEP, load=False)
 
     # --- sending -------------------------------------------------------------------------------------------------
+
+    async def _decide(self, verb: str, request: AuthorizeRequest | ChargeRequest, resource: str) -> AuthorizeReply:
+        """Send a script that places a hold."""
+        try:
+            reply = await self._run(verb, request, _AUTHORIZE)
+        except DrawdownError as error:
+            if error.reason is not ErrorReason.WALLET_NOT_FOUND:
+                raise
+            return AuthorizeReply(status="DENIED", reason=DenialReason.WALLET_NOT_FOUND)
+        if reply.status == "ID_REUSED":
+            raise id_reused(resource, request.hold_id, changed_field(reply.fingerprint, request.fingerprint))
+        return reply
+
+    async def _settle(self, verb: str, request: CommitRequest | ReleaseRequest | RefundRequest) -> SettleReply:
+        """Send a script that settles a hold."""
+        reply = await self._run(verb, request, _SETTLE)
+        if reply.status == "ID_REUSED" and isinstance(request, RefundRequest):
+            raise id_reused("refund", request.refund_id, changed_field(reply.fingerprint, request.digest))
+        if reply.status != "OK":
+            raise refusal(request.wallet_id, request.hold_id, reply)
+        return reply
 
     async def _run(
         self, verb: str, request: WalletRequest, decoder: msgspec.msgpack.Decoder[_R], *, load: bool = True
@@ -323,47 +352,6 @@ class HoldStore:
         return decoder.decode(reply)
 
 
-def _settle_error(wallet_id: str, hold_id: str, reply: SettleReply) -> DrawdownError:
-    """What stopped a commit or release."""
-    if reply.status == "HOLD_UNKNOWN":
-        return HoldUnknownError(wallet_id, hold_id)
-    if reply.status == "HOLD_COMMITTED":
-        return hold_committed(wallet_id, hold_id)
-    metadata = {"wallet_id": wallet_id, "hold_id": hold_id}
-    if reply.asset:
-        metadata["asset"] = reply.asset
-    match reply.status:
-        case "HOLD_RELEASED":
-            reason, message = ErrorReason.HOLD_RELEASED, f"hold {hold_id} was released"
-        case "ASSET_NOT_HELD":
-            reason, message = ErrorReason.ASSET_NOT_HELD, f"hold {hold_id} holds no {reply.asset}"
-        case "EXCEEDS_HOLD":
-            reason = ErrorReason.EXCEEDS_HOLD
-            message = f"{reply.required} units of {reply.asset} are more than the {reply.available} held"
-            metadata |= {"units": str(reply.required), "held_units": str(reply.available)}
-        case "INSUFFICIENT_FUNDS":
-            reason = ErrorReason.INSUFFICIENT_FUNDS
-            message = (
-                f"hold {hold_id} expired, and of {reply.required} units of {reply.asset} only {reply.available} are "
-                "available; send it again after a top-up"
-            )
-            metadata |= {"units": str(reply.required), "available_units": str(reply.available)}
-        case _:
-            reason, message = ErrorReason.INTERNAL, "internal error"
-    return DrawdownError(reason, message, **metadata)
-
-
-def hold_committed(wallet_id: str, hold_id: str) -> DrawdownError:
-    """The error for a hold that is committed, with other totals than the caller's."""
-    return DrawdownError(
-        ErrorReason.HOLD_COMMITTED,
-        f"hold {hold_id} is committed, with its own amounts",
-        wallet_id=wallet_id,
-        hold_id=hold_id,
-        field="amounts",
-    )
-
-
 _AUTHORIZE = msgspec.msgpack.Decoder(AuthorizeReply)
 _SETTLE = msgspec.msgpack.Decoder(SettleReply)
 _SWEEP = msgspec.msgpack.Decoder(SweepReply)
@@ -372,3 +360,4 @@ _APPLY = msgspec.msgpack.Decoder(ApplyReply)
 _READ_WALLET = msgspec.msgpack.Decoder(ReadWalletReply)
 _READ_HOLD = msgspec.msgpack.Decoder(ReadHoldReply)
 _LIST_HOLDS = msgspec.msgpack.Decoder(ListHoldsReply)
+_READ_CAPS = msgspec.msgpack.Decoder(ReadCapsReply)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
 import msgspec
 
+from drawdown_server.holds.messages import RecordedAmount, RecordedHold
 from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Database, translated
+from drawdown_server.ledger.grants import labels_text
+from drawdown_server.ledger.lines import debt_account, wallet_account
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import (
     DeadLetterRow,
@@ -15,11 +21,14 @@ from drawdown_server.ledger.rows import (
     entry_row,
     settled_hold_row,
 )
-from drawdown_server.ledger.wallets import read_snapshot
+from drawdown_server.ledger.snapshot import read_snapshot
+
+if TYPE_CHECKING:
+    import asyncpg
 
 
 class EntrySum(msgspec.Struct, frozen=True):
-    """What a wallet's entries of one asset and grant ("" = the debt) add up to, in units."""
+    """What a wallet's entries of one asset and grant ("" = the debt's account) add up to, in units."""
 
     asset: str
     grant_id: str
@@ -40,10 +49,37 @@ class EntryStore(Database):
     """The ledger, for reading."""
 
     async def get_settled_hold(self, tenant_id: str, wallet_id: str, hold_id: str) -> SettledHoldRow | None:
-        """A committed hold, whenever that was; None for one that was never committed."""
+        """A hold with usage in the ledger, however old; None for one that nothing was committed of."""
         async with self._connection() as connection:
             row = await connection.fetchrow(QUERIES["settled_hold_get"], tenant_id, wallet_id, hold_id)
         return None if row is None else settled_hold_row(row)
+
+    async def recorded_hold(self, tenant_id: str, wallet_id: str, hold_id: str) -> RecordedHold | None:
+        """The same as ``refund.lua`` takes a hold that Valkey has forgotten."""
+        row = await self.get_settled_hold(tenant_id, wallet_id, hold_id)
+        if row is None:
+            return None
+        return RecordedHold(
+            create_ms=row.create_ms,
+            settle_ms=row.settle_ms,
+            subjects=row.subjects,
+            labels=labels_text(row.labels),
+            late=row.late,
+            wallet_sequence=row.wallet_sequence,
+            amounts=[
+                RecordedAmount(
+                    asset=amount.asset,
+                    authorized=amount.authorized,
+                    debited=amount.debited,
+                    uncollected=amount.uncollected,
+                    refunded=amount.refunded,
+                    debits=amount.debits,
+                    counters=sorted(counter for counter, units in amount.usage.items() if units > 0),
+                )
+                for amount in row.amounts
+            ],
+            refunds=row.refunds,
+        )
 
     async def list_entries(
         self,
@@ -84,14 +120,15 @@ class EntryStore(Database):
                 snapshot = await read_snapshot(connection, tenant_id, wallet_id)
                 if snapshot is None:
                     return None
-                account = f"wallet:{wallet_id}"
-                sums = await connection.fetch(QUERIES["entry_sums"], tenant_id, wallet_id, account)
+                sums = await connection.fetch(
+                    QUERIES["entry_sums"], tenant_id, wallet_id, wallet_account(wallet_id), debt_account(wallet_id)
+                )
                 dead = await connection.fetch(
                     QUERIES["dead_letter_list_of_wallet"], tenant_id, wallet_id, dead_letters_max
                 )
         return WalletAudit(
             snapshot=snapshot,
-            sums=[EntrySum(s["asset"], s["grant_id"], s["credited_units"], s["debited_units"]) for s in sums],
+            sums=_entry_sums(sums),
             dead_letters=len(dead),
         )
 
@@ -100,3 +137,16 @@ class EntryStore(Database):
         async with self._connection() as connection:
             rows = await connection.fetch(QUERIES["dead_letter_list"], *after, limit)
         return [dead_letter_row(row) for row in rows]
+
+
+def _entry_sums(records: list[asyncpg.Record]) -> list[EntrySum]:
+    """By grant for the wallet's account; all of the debt's account, whichever grant repaid it, as grant ""."""
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for record in records:
+        own = sums[record["asset"], record["grant_id"]]
+        own[0] += record["credited_units"]
+        own[1] += record["debited_units"]
+        debt = sums[record["asset"], ""]
+        debt[0] += record["debt_credited_units"]
+        debt[1] += record["debt_debited_units"]
+    return [EntrySum(asset, grant_id, credited, debited) for (asset, grant_id), (credited, debited) in sums.items()]

@@ -7,38 +7,60 @@ a change of ``VERSION``, and the flusher is rolled out before the scripts that w
  pos  field               value
 ====  ==================  =================================================================================
    1  version             1
-   2  kind                GRANT STATE COMMIT EXPIRE REFUND VOID ADJUST
+   2  kind                see below
    3  tenant_id
    4  wallet_id
    5  wallet_sequence     >= 1, +1 per event of the wallet, gapless
    6  time_ms             when it happened, by Valkey's clock
-   7  change_number       the change from Postgres that this event applied; 0 for usage
+   7  change_number       the change from Postgres that this event applied; 0 for usage and time
    8  hold_id             "" = none
    9  lines               array of [kind, asset, units, grant_id]; may be empty
-  10  amounts             array of [asset, authorized, debited, uncollected]; of a COMMIT, else empty
+  10  amounts             array of [asset, authorized, debited, uncollected], totals so far; of a COMMIT, else empty
   11  subjects            array of strings
   12  labels              JSON object of strings; "" = none
   13  hold_create_ms      when the hold was authorized; 0 = no hold
   14  late                true: committed after the hold had expired
+  15  final               false: a COMMIT that reports progress; the hold goes on
+  16  refund_id           of a REFUND, else ""
+  17  cap_usage           array of [counter, units]: by how much the debited units in counters of caps changed
 ====  ==================  =================================================================================
 
 Positions count from 1, as in Lua. All amounts are units (integers in the asset's smallest unit).
 
-What a line does to the wallet (``settled = granted - debited - expired``), and its two accounts:
+===========  ==========================================================================================================
+kind         what happened
+===========  ==========================================================================================================
+GRANT        a grant was applied; one that is not effective yet has no lines, its GRANT line comes with a later TIME
+STATE        the wallet was frozen, unfrozen or closed
+VOID         an operator took back what is free of a grant; what holds give back to it later goes the same way
+EXPIRY       an operator changed when a grant expires
+OVERDRAFT    the overdraft limit of an asset
+CAP          a cap was set
+CAP_REMOVAL  a cap was removed
+COMMIT       usage was debited: one event per progress report of a hold, and one that is final
+REFUND       debited units were given back
+TIME         what time did: grants became effective or expired, a hold gave units back to a grant that is over
+===========  ==========================================================================================================
+
+The kinds from GRANT to CAP_REMOVAL carry a change_number, and only they do.
+
+What a line does to the wallet (``settled = granted - debited - expired``), and its two accounts. ``wallet:<id>`` is
+what is left of the grants, ``debt:<id>`` what was debited without one (in credit when more was refunded than owed), so
+the wallet's settled funds are what was credited less what was debited over these two accounts:
 
 =======  =================  ============================  =====================  ===================================
 kind     balance            grant (or debt, grant_id "")  debit account          credit account
 =======  =================  ============================  =====================  ===================================
 GRANT    granted + units    row exists with all units     funding:<source>       wallet:<wallet_id>
-DEBIT    debited + units    remaining - (debt +)          wallet:<wallet_id>     revenue
+DEBIT    debited + units    remaining - (debt +)          wallet:<wallet_id> *   revenue
 EXPIRE   expired + units    remaining -                   wallet:<wallet_id>     breakage
-REFUND   debited - units    remaining + (debt -)          revenue                wallet:<wallet_id>
+REFUND   debited - units    remaining + (debt -)          revenue                wallet:<wallet_id> *
 VOID     granted - units    remaining -                   wallet:<wallet_id>     funding:<source>
-ADJUST   granted + units    remaining + (debt -)          adjustments            wallet:<wallet_id>
+ADJUST   granted + units    remaining + (debt -)          adjustments            wallet:<wallet_id> *
+REPAY    as it was          remaining - and debt -        wallet:<wallet_id>     debt:<wallet_id>
 =======  =================  ============================  =====================  ===================================
 
-A grant that repays debt needs no kind of its own: after its GRANT line the event carries ``REFUND units ""`` (the
-debt shrinks) and ``DEBIT units grant_id`` (the grant pays instead); the balance is the same before and after.
+(*) ``debt:<wallet_id>`` for a line without a grant. Only DEBIT, REFUND and ADJUST may be without one.
 """
 
 from __future__ import annotations
@@ -55,6 +77,7 @@ FIELD: Final = b"e"
 """Name of the one field of a stream entry."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=UNITS_MAX)]
+_Change = Annotated[int, msgspec.Meta(ge=-UNITS_MAX, le=UNITS_MAX)]
 _Number = Annotated[int, msgspec.Meta(ge=1, le=UNITS_MAX)]
 _Time = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]  # milliseconds, up to the end of the year 9999
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -65,15 +88,22 @@ class EventError(ValueError):
 
 
 class EventKind(StrEnum):
-    """What happened to the wallet."""
+    """What happened to the wallet; see the table above."""
 
     GRANT = "GRANT"
     STATE = "STATE"
-    COMMIT = "COMMIT"
-    EXPIRE = "EXPIRE"
-    REFUND = "REFUND"
     VOID = "VOID"
-    ADJUST = "ADJUST"
+    EXPIRY = "EXPIRY"
+    OVERDRAFT = "OVERDRAFT"
+    CAP = "CAP"
+    CAP_REMOVAL = "CAP_REMOVAL"
+    COMMIT = "COMMIT"
+    REFUND = "REFUND"
+    TIME = "TIME"
+
+
+USAGE: Final = frozenset({EventKind.COMMIT, EventKind.REFUND, EventKind.TIME})
+"""Kinds that no administrator caused; all others carry the number of a change."""
 
 
 class LineKind(StrEnum):
@@ -85,6 +115,7 @@ class LineKind(StrEnum):
     REFUND = "REFUND"
     VOID = "VOID"
     ADJUST = "ADJUST"
+    REPAY = "REPAY"
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -98,12 +129,20 @@ class Line(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
 
 
 class SettledAmount(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """One asset of a committed hold, in units."""
+    """One asset of a committed hold, in units: totals so far."""
 
     asset: _Name
     authorized: _Count
     debited: _Count
     uncollected: _Count
+
+
+class CapDelta(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """By how much the debited units in one counter of a cap changed."""
+
+    counter: _Name
+    """``subject|asset|WINDOW|period``."""
+    units: _Change
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +162,9 @@ class Event(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     labels: str
     hold_create_ms: _Time
     late: bool
+    final: bool
+    refund_id: str
+    cap_usage: list[CapDelta]
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Event)

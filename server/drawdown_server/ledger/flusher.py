@@ -29,8 +29,9 @@ from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.posting import read_event
-from drawdown_server.ledger.recording import FencedError, Move, PoisonError
+from drawdown_server.ledger.recording import FencedError, Move
 from drawdown_server.ledger.rows import POSITION_START
+from drawdown_server.ledger.writing import PoisonError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

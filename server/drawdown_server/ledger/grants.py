@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from drawdown_server.errors import DrawdownError, ErrorReason
-from drawdown_server.holds.model import UNITS_MAX, GrantSource
+from drawdown_server.holds.messages import Change, GrantChange
+from drawdown_server.holds.model import GrantSource
+from drawdown_server.ledger.changes import (
+    lock_wallet,
+    refuse_closed,
+    refuse_unknown_asset,
+    take_number,
+    write_change,
+)
 from drawdown_server.ledger.database import Connection, Database, from_ms
 from drawdown_server.ledger.queries import QUERIES
-from drawdown_server.ledger.rows import ChangeKind, GrantRow, grant_row
-from drawdown_server.ledger.wallets import lock_wallet, refuse_closed, take_change
+from drawdown_server.ledger.rows import GrantRow, WalletRow, grant_row
+from drawdown_server.ledger.wallets import refuse_out_of_range, wanted_overdraft_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 GRANTS_MAX: Final = 1_000
 """Live grants per wallet and asset. A script walks them in burn order, so this bounds how long one call may take."""
@@ -66,9 +74,9 @@ class GrantStore(Database):
             if known is not None:
                 return grant_row(known), False
             refuse_closed(wallet)
-            await _check_asset(connection, tenant_id, asset)
-            await _check_limits(connection, tenant_id, wallet_id, asset, units)
-            changed = await take_change(connection, wallet, ChangeKind.GRANT, grant_id=grant_id)
+            await refuse_unknown_asset(connection, tenant_id, asset)
+            await _check_limits(connection, wallet, asset, units)
+            changed = await take_number(connection, wallet)
             row = await connection.fetchrow(
                 QUERIES["grant_create"],
                 tenant_id,
@@ -83,14 +91,78 @@ class GrantStore(Database):
                 msgspec.json.encode(labels).decode(),
                 changed.change_number,
             )
-        assert row is not None, "INSERT ... RETURNING answers"  # noqa: S101
+            assert row is not None, "INSERT ... RETURNING answers"  # noqa: S101
+            created = grant_row(row)
+            change = Change(changed.change_number, "GRANT", grant=_grant_change(created))
+            await write_change(connection, changed, change)
+        return created, True
+
+    async def void_grant(self, tenant_id: str, wallet_id: str, grant_id: str, reason: str) -> tuple[GrantRow, bool]:
+        """Take back what is left of a grant: one numbered change, or none when it was taken back before.
+
+        Returns:
+            The grant, and whether this call changed it.
+
+        Raises:
+            DrawdownError: WALLET_NOT_FOUND, GRANT_NOT_FOUND or WALLET_CLOSED.
+        """
+        async with self._transaction() as connection:
+            wallet = await lock_wallet(connection, tenant_id, wallet_id)
+            grant = await _get_known(connection, wallet, grant_id)
+            if grant.void_ms:
+                return grant, False
+            refuse_closed(wallet)
+            changed = await take_number(connection, wallet)
+            change = Change(changed.change_number, "VOID", grant=_grant_change(grant))
+            await write_change(connection, changed, change, reason)
+            row = await connection.fetchrow(QUERIES["grant_void"], tenant_id, wallet_id, grant_id)
+        assert row is not None, "grants are never deleted"  # noqa: S101
         return grant_row(row), True
+
+    async def set_grant_expiry(
+        self, tenant_id: str, wallet_id: str, grant_id: str, expire_ms: int, reason: str
+    ) -> tuple[GrantRow, bool]:
+        """Change when a grant expires (0 = never): one numbered change, or none when it expires then already.
+
+        Returns:
+            The grant, and whether this call changed it.
+
+        Raises:
+            DrawdownError: WALLET_NOT_FOUND, GRANT_NOT_FOUND or WALLET_CLOSED.
+        """
+        async with self._transaction() as connection:
+            wallet = await lock_wallet(connection, tenant_id, wallet_id)
+            grant = await _get_known(connection, wallet, grant_id)
+            if grant.expire_ms == expire_ms:
+                return grant, False
+            refuse_closed(wallet)
+            changed = await take_number(connection, wallet)
+            row = await connection.fetchrow(
+                QUERIES["grant_set_expiry"], tenant_id, wallet_id, grant_id, from_ms(expire_ms)
+            )
+            assert row is not None, "grants are never deleted"  # noqa: S101
+            grant = grant_row(row)
+            change = Change(changed.change_number, "EXPIRY", grant=_grant_change(grant))
+            await write_change(connection, changed, change, reason)
+        return grant, True
 
     async def get_grant(self, tenant_id: str, wallet_id: str, grant_id: str) -> GrantRow | None:
         """A grant by its id."""
         async with self._connection() as connection:
             row = await connection.fetchrow(QUERIES["grant_get"], tenant_id, wallet_id, grant_id)
         return None if row is None else grant_row(row)
+
+    async def grants_by_id(self, tenant_id: str, wallet_id: str, grant_ids: Sequence[str]) -> list[GrantRow]:
+        """The grants among these ids, oldest first."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["grants_by_id"], tenant_id, wallet_id, list(grant_ids))
+        return [grant_row(row) for row in rows]
+
+    async def unspent_grants(self, tenant_id: str, wallet_id: str) -> list[GrantRow]:
+        """Every grant that has units left as of the last recorded event, also those not applied yet, oldest first."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["grant_list_unspent"], tenant_id, wallet_id)
+        return [grant_row(row) for row in rows]
 
     async def list_grants(
         self, tenant_id: str, wallet_id: str, *, asset: str = "", after_change_number: int = 0, limit: int
@@ -103,25 +175,46 @@ class GrantStore(Database):
         return [grant_row(row) for row in rows]
 
 
-async def _check_asset(connection: Connection, tenant_id: str, asset: str) -> None:
-    if await connection.fetchrow(QUERIES["asset_get"], tenant_id, asset) is None:
-        raise DrawdownError(ErrorReason.ASSET_NOT_FOUND, f"asset {asset} does not exist", asset=asset)
+async def _get_known(connection: Connection, wallet: WalletRow, grant_id: str) -> GrantRow:
+    row = await connection.fetchrow(QUERIES["grant_get"], wallet.tenant_id, wallet.wallet_id, grant_id)
+    if row is None:
+        raise DrawdownError(
+            ErrorReason.GRANT_NOT_FOUND,
+            f"grant {grant_id} of wallet {wallet.wallet_id} does not exist",
+            wallet_id=wallet.wallet_id,
+            grant_id=grant_id,
+        )
+    return grant_row(row)
 
 
-async def _check_limits(connection: Connection, tenant_id: str, wallet_id: str, asset: str, units: int) -> None:
-    live = await connection.fetchrow(QUERIES["grant_limits"], tenant_id, wallet_id, asset)
+async def _check_limits(connection: Connection, wallet: WalletRow, asset: str, units: int) -> None:
+    live = await connection.fetchrow(QUERIES["grant_limits"], wallet.tenant_id, wallet.wallet_id, asset)
     assert live is not None, "an aggregate answers"  # noqa: S101
     if live["grants"] >= GRANTS_MAX:
         raise DrawdownError(
             ErrorReason.TOO_MANY_GRANTS,
-            f"wallet {wallet_id} has {GRANTS_MAX} live grants of {asset}, the most there may be",
+            f"wallet {wallet.wallet_id} has {GRANTS_MAX} live grants of {asset}, the most there may be",
             asset=asset,
             limit=str(GRANTS_MAX),
         )
-    if live["units"] + units > UNITS_MAX:
-        raise DrawdownError(
-            ErrorReason.BALANCE_OUT_OF_RANGE,
-            f"the balance of {asset} would exceed {UNITS_MAX} units",
-            asset=asset,
-            limit=str(UNITS_MAX),
-        )
+    refuse_out_of_range(asset, live["units"] + units + await wanted_overdraft_limit(connection, wallet, asset))
+
+
+def _grant_change(grant: GrantRow) -> GrantChange:
+    """A grant as the scripts take it."""
+    return GrantChange(
+        grant_id=grant.grant_id,
+        asset=grant.asset,
+        units=grant.units,
+        priority=grant.priority,
+        source=grant.source,
+        effective_ms=grant.effective_ms,
+        expire_ms=grant.expire_ms,
+        create_ms=grant.create_ms,
+        labels=labels_text(grant.labels),
+    )
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels as events carry them: a JSON object, "" for none; the same text for the same labels."""
+    return msgspec.json.encode(dict(sorted(labels.items()))).decode() if labels else ""

@@ -1,10 +1,4 @@
-"""What a batch of events does to the ledger: pure, no input or output.
-
-``plan`` turns events plus what Postgres knows of their wallets into rows to insert and deltas to add. An event that
-cannot be right (``events`` cannot decode it, no such wallet, a gap or a repeat in the wallet's sequence, ...) becomes
-a dead letter. It then still uses up its numbers: the wallet's sequence and change number move on to the event's,
-so that one poison event does not make all later events of the wallet look like a gap.
-"""
+"""A batch of events, what Postgres must know for it, and what is to be written; ``planning`` makes one of the other."""
 
 from __future__ import annotations
 
@@ -13,12 +7,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from drawdown_server.ledger.database import from_ms
-from drawdown_server.ledger.events import Event, EventError, EventKind, Line, LineKind, decode
+from drawdown_server.ledger.events import Event, EventError, EventKind, decode
+from drawdown_server.ledger.lines import FUNDING, Delta
 from drawdown_server.ledger.rows import DeadLetterRow
+from drawdown_server.ledger.settlement import HoldKey, HoldRecord, KnownHold, begins_hold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from drawdown_server.holds.messages import Change
+    from drawdown_server.holds.model import Cap
 
 WalletKey: TypeAlias = tuple[str, str]
 """tenant_id, wallet_id."""
@@ -26,6 +24,12 @@ GrantKey: TypeAlias = tuple[str, str, str]
 """tenant_id, wallet_id, grant_id."""
 AssetKey: TypeAlias = tuple[str, str, str]
 """tenant_id, wallet_id, asset."""
+ChangeKey: TypeAlias = tuple[str, str, int]
+"""tenant_id, wallet_id, change_number."""
+CapKey: TypeAlias = tuple[str, str, str, str, str]
+"""tenant_id, wallet_id, subject, asset, window."""
+CounterKey: TypeAlias = tuple[str, str, str]
+"""tenant_id, wallet_id, counter."""
 
 ENTRY_COLUMNS: Final = (
     "tenant_id",
@@ -46,23 +50,10 @@ ENTRY_COLUMNS: Final = (
     "epoch",
     "stream_id",
 )
-SETTLED_HOLD_COLUMNS: Final = (
-    "tenant_id",
-    "wallet_id",
-    "hold_id",
-    "state",
-    "wallet_sequence",
-    "amounts",
-    "subjects",
-    "labels",
-    "late",
-    "create_time",
-    "settle_time",
+CONTENT_NEEDED: Final = frozenset(
+    {EventKind.VOID, EventKind.EXPIRY, EventKind.OVERDRAFT, EventKind.CAP, EventKind.CAP_REMOVAL}
 )
-
-REVENUE: Final = "revenue"
-BREAKAGE: Final = "breakage"
-ADJUSTMENTS: Final = "adjustments"
+"""Kinds whose event does not say what was changed: the change in Postgres does."""
 
 
 class OutboxEvent(msgspec.Struct, frozen=True):
@@ -94,6 +85,19 @@ class KnownGrant(NamedTuple):
     units: int
     source: str
     change_number: int
+    live: bool
+
+
+class Known(NamedTuple):
+    """What Postgres knows of what a batch is about."""
+
+    wallets: Mapping[WalletKey, LockedWallet]
+    grants: Mapping[GrantKey, KnownGrant] = {}
+    """Those of ``grants_of``."""
+    changes: Mapping[ChangeKey, Change] = {}
+    """Those of ``changes_of``."""
+    holds: Mapping[HoldKey, KnownHold] = {}
+    """Those of ``holds_of``."""
 
 
 class Numbers:
@@ -106,16 +110,18 @@ class Numbers:
         self.applied_change_number = wallet.applied_change_number
 
 
-class Delta:
-    """What to add to a row of ``balances``, in units."""
+class GrantLife:
+    """What happened to a grant besides its units."""
 
-    __slots__ = ("debited", "debt", "expired", "granted")
+    __slots__ = ("expire_ms", "live", "void")
 
     def __init__(self) -> None:
-        self.granted = 0
-        self.debited = 0
-        self.expired = 0
-        self.debt = 0
+        self.live = False
+        """It became part of the balance."""
+        self.void = False
+        """It was taken back."""
+        self.expire_ms: int | None = None
+        """Its new expiry; None = as it is."""
 
 
 @dataclass(slots=True)
@@ -124,13 +130,30 @@ class Posting:
 
     entries: list[tuple[object, ...]] = field(default_factory=list)
     """In the order of ENTRY_COLUMNS."""
-    settled_holds: list[tuple[object, ...]] = field(default_factory=list)
-    """In the order of SETTLED_HOLD_COLUMNS."""
+    holds: dict[HoldKey, HoldRecord] = field(default_factory=dict)
+    hold_events: list[tuple[str, str, str, int]] = field(default_factory=list)
+    """tenant_id, wallet_id, hold_id, wallet_sequence of events of a hold but its first COMMIT."""
     wallets: dict[WalletKey, Numbers] = field(default_factory=dict)
     balances: dict[AssetKey, Delta] = field(default_factory=dict)
     grants: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
     """tenant_id, wallet_id, grant_id, asset -> what to add to its remaining units."""
+    lives: dict[GrantKey, GrantLife] = field(default_factory=dict)
+    caps: dict[CapKey, tuple[int, Cap | None]] = field(default_factory=dict)
+    """Change number, and the cap as it is now; None = it was removed."""
+    cap_usage: dict[CounterKey, int] = field(default_factory=dict)
+    """What to add to the units of a counter."""
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
+
+    def delta(self, key: AssetKey) -> Delta:
+        """The change of a balance."""
+        delta = self.balances.get(key)
+        if delta is None:
+            delta = self.balances[key] = Delta()
+        return delta
+
+    def life(self, key: GrantKey) -> GrantLife:
+        """The life of a grant."""
+        return self.lives.setdefault(key, GrantLife())
 
 
 def read_event(partition: int, epoch: int, stream_id: str, raw: bytes) -> OutboxEvent:
@@ -146,47 +169,34 @@ def wallets_of(events: Sequence[OutboxEvent]) -> set[WalletKey]:
     return {(e.event.tenant_id, e.event.wallet_id) for e in events if e.event is not None}
 
 
-def funded_grants_of(events: Sequence[OutboxEvent]) -> set[GrantKey]:
+def grants_of(events: Sequence[OutboxEvent]) -> set[GrantKey]:
     """The grants whose source ``plan`` must know."""
     return {
         (e.event.tenant_id, e.event.wallet_id, line.grant_id)
         for e in events
         if e.event is not None and not e.error
         for line in e.event.lines
-        if line.kind in _FUNDING
+        if line.kind in FUNDING
     }
 
 
-def plan(
-    events: Sequence[OutboxEvent],
-    wallets: Mapping[WalletKey, LockedWallet],
-    grants: Mapping[GrantKey, KnownGrant],
-) -> Posting:
-    """What these events, in this order, do to the ledger."""
-    posting = Posting()
-    for item in events:
-        event = item.event
-        if event is None:
-            posting.dead_letters.append(dead_letter(item, item.error))
-            continue
-        key = (event.tenant_id, event.wallet_id)
-        wallet = wallets.get(key)
-        if wallet is None or wallet.partition != item.partition:
-            where = "does not exist" if wallet is None else f"lives in partition {wallet.partition}"
-            posting.dead_letters.append(dead_letter(item, item.error or f"wallet {event.wallet_id} {where}"))
-            continue
-        numbers = posting.wallets.get(key)
-        if numbers is None:
-            numbers = posting.wallets[key] = Numbers(wallet)
-        error = item.error or _why_misplaced(event, wallet, numbers) or _why_unfunded(event, grants)
-        numbers.sequence = max(numbers.sequence, event.wallet_sequence)
-        if event.change_number > numbers.applied_change_number:
-            numbers.applied_change_number = min(event.change_number, wallet.change_number)
-        if error:
-            posting.dead_letters.append(dead_letter(item, error))
-        else:
-            _post(posting, item, event, grants)
-    return posting
+def changes_of(events: Sequence[OutboxEvent]) -> set[ChangeKey]:
+    """The changes whose content ``plan`` must know."""
+    return {
+        (e.event.tenant_id, e.event.wallet_id, e.event.change_number)
+        for e in events
+        if e.event is not None and e.event.kind in CONTENT_NEEDED
+    }
+
+
+def holds_of(events: Sequence[OutboxEvent]) -> set[HoldKey]:
+    """The holds that ``plan`` must know, because an event continues them."""
+    return {
+        hold_key(e.event)
+        for e in events
+        if e.event is not None
+        and (e.event.kind is EventKind.REFUND or (e.event.kind is EventKind.COMMIT and not begins_hold(e.event)))
+    }
 
 
 def dead_letter(item: OutboxEvent, error: str) -> DeadLetterRow:
@@ -204,144 +214,6 @@ def dead_letter(item: OutboxEvent, error: str) -> DeadLetterRow:
     )
 
 
-def _why_misplaced(event: Event, wallet: LockedWallet, numbers: Numbers) -> str:
-    """Why the event does not follow what is recorded of its wallet; empty when it does."""
-    if event.wallet_sequence != numbers.sequence + 1:
-        what = "gap" if event.wallet_sequence > numbers.sequence else "repeat"
-        return f"{what} in the wallet's sequence: event {event.wallet_sequence} after {numbers.sequence}"
-    if event.change_number:
-        if event.change_number != numbers.applied_change_number + 1:
-            return f"change {event.change_number} applied after change {numbers.applied_change_number}"
-        if event.change_number > wallet.change_number:
-            return f"change {event.change_number} is unknown, the newest is {wallet.change_number}"
-    elif event.kind is EventKind.GRANT or event.kind is EventKind.STATE:
-        return f"a {event.kind} event without a change number"
-    if event.kind is EventKind.COMMIT and not (event.hold_id and event.hold_create_ms):
-        return "a COMMIT event without a hold"
-    return ""
-
-
-def _why_unfunded(event: Event, grants: Mapping[GrantKey, KnownGrant]) -> str:
-    """Why a line does not fit the grant that it names; empty when all do."""
-    for line in event.lines:
-        if line.kind in _FUNDING:
-            grant = grants.get((event.tenant_id, event.wallet_id, line.grant_id))
-            if grant is None or grant.asset != line.asset:
-                return f"no grant {line.grant_id} of {line.asset}"
-            if line.kind is LineKind.GRANT and (grant.units, grant.change_number) != (line.units, event.change_number):
-                return (
-                    f"grant {line.grant_id} is {grant.units} units by change {grant.change_number}, "
-                    f"the event says {line.units} by change {event.change_number}"
-                )
-    return ""
-
-
-def _post(posting: Posting, item: OutboxEvent, event: Event, grants: Mapping[GrantKey, KnownGrant]) -> None:
-    """Add one good event."""
-    tenant_id, wallet_id = event.tenant_id, event.wallet_id
-    labels = event.labels or "{}"
-    occurred = from_ms(event.time_ms)
-    account = f"wallet:{wallet_id}"
-    for number, line in enumerate(event.lines, start=1):
-        if line.kind is LineKind.DEBIT:  # nearly every line there is
-            debit_account, credit_account = account, REVENUE
-        else:
-            debit_account, credit_account = _accounts(line, tenant_id, wallet_id, grants)
-        posting.entries.append(
-            (
-                tenant_id,
-                wallet_id,
-                event.wallet_sequence,
-                number,
-                line.kind,
-                line.asset,
-                line.units,
-                debit_account,
-                credit_account,
-                line.grant_id,
-                event.hold_id,
-                event.subjects,
-                labels,
-                occurred,
-                item.partition,
-                item.epoch,
-                item.stream_id,
-            )
-        )
-        _add_line(posting, tenant_id, wallet_id, line)
-    if event.kind is EventKind.COMMIT:
-        posting.settled_holds.append(
-            (
-                tenant_id,
-                wallet_id,
-                event.hold_id,
-                "COMMITTED",
-                event.wallet_sequence,
-                _amounts_json(event),
-                event.subjects,
-                labels,
-                event.late,
-                from_ms(event.hold_create_ms),
-                occurred,
-            )
-        )
-
-
-def _add_line(posting: Posting, tenant_id: str, wallet_id: str, line: Line) -> None:
-    """Add one line to the deltas; the table in ``events`` says what each kind does."""
-    key = (tenant_id, wallet_id, line.asset)
-    delta = posting.balances.get(key)
-    if delta is None:
-        delta = posting.balances[key] = Delta()
-    kind, units = line.kind, line.units
-    if kind is LineKind.DEBIT:
-        delta.debited += units
-        spent = units
-    elif kind is LineKind.GRANT:
-        delta.granted += units
-        spent = 0  # its row was created with all its units
-    elif kind is LineKind.EXPIRE:
-        delta.expired += units
-        spent = units
-    elif kind is LineKind.REFUND:
-        delta.debited -= units
-        spent = -units
-    elif kind is LineKind.VOID:
-        delta.granted -= units
-        spent = units
-    else:
-        delta.granted += units
-        spent = -units
-    if not line.grant_id:
-        delta.debt += spent
-    elif spent:
-        grant = (tenant_id, wallet_id, line.grant_id, line.asset)
-        posting.grants[grant] = posting.grants.get(grant, 0) - spent
-
-
-def _accounts(line: Line, tenant_id: str, wallet_id: str, grants: Mapping[GrantKey, KnownGrant]) -> tuple[str, str]:
-    """The debit and the credit account of a line."""
-    wallet = f"wallet:{wallet_id}"
-    if line.kind is LineKind.EXPIRE:
-        return wallet, BREAKAGE
-    if line.kind is LineKind.REFUND:
-        return REVENUE, wallet
-    if line.kind is LineKind.ADJUST:
-        return ADJUSTMENTS, wallet
-    funding = f"funding:{grants[tenant_id, wallet_id, line.grant_id].source.lower()}"
-    return (funding, wallet) if line.kind is LineKind.GRANT else (wallet, funding)
-
-
-def _amounts_json(event: Event) -> str:
-    return _json.encode(
-        [
-            {"asset": a.asset, "authorized": a.authorized, "debited": a.debited, "uncollected": a.uncollected}
-            for a in event.amounts
-        ]
-    ).decode()
-
-
-_FUNDING: Final = frozenset({LineKind.GRANT, LineKind.VOID})
-"""Kinds of lines whose other account names the source of the grant."""
-
-_json: Final = msgspec.json.Encoder()
+def hold_key(event: Event) -> HoldKey:
+    """The hold that a COMMIT or REFUND is about."""
+    return (event.tenant_id, event.wallet_id, event.hold_id, event.hold_create_ms)

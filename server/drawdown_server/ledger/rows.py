@@ -6,12 +6,12 @@ smallest unit).
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
-from drawdown_server.holds.model import GrantSource, HoldState, OveragePolicy, WalletState
+from drawdown_server.holds.messages import CapUsage, Change, RecordedDebit
+from drawdown_server.holds.model import Cap, CapMode, CapWindow, GrantSource, HoldState, OveragePolicy, WalletState
 from drawdown_server.ledger.database import to_ms
 from drawdown_server.ledger.events import LineKind
 
@@ -22,11 +22,8 @@ POSITION_START: Final = "0-0"
 """The position of an outbox of which nothing is recorded."""
 
 
-class ChangeKind(StrEnum):
-    """What an administrator changed about a wallet."""
-
-    GRANT = "GRANT"
-    STATE = "STATE"
+ChangeKind: TypeAlias = Literal["GRANT", "STATE", "VOID", "EXPIRY", "OVERDRAFT", "CAP", "CAP_REMOVAL"]
+"""What an administrator changed about a wallet; ``holds.messages.Change`` has the content of each."""
 
 
 class AssetRow(msgspec.Struct, frozen=True):
@@ -74,24 +71,32 @@ class GrantRow(msgspec.Struct, frozen=True):
     effective_ms: int
     """0 = from its creation on."""
     expire_ms: int
+    """The newest wanted one; 0 = never."""
+    void_ms: int
+    """When an operator took it back; 0 = never. Also the newest wanted one."""
+    live: bool
+    """Its GRANT line is in the ledger. One that was applied and is not live is not effective yet."""
+    applied_expire_ms: int
+    """``expire_ms`` as of the wallet's applied change."""
+    applied_void: bool
+    """Whether it was void as of the wallet's applied change."""
     labels: dict[str, str]
     change_number: int
     create_ms: int
 
 
 class ChangeRow(msgspec.Struct, frozen=True):
-    """A numbered change of a wallet; ``grant`` with kind GRANT, ``state`` with kind STATE."""
+    """A numbered change of a wallet."""
 
     change_number: int
-    kind: ChangeKind
-    state: WalletState | None
+    change: Change
+    """As the scripts take it: it is applied exactly as it was recorded."""
     reason: str
-    grant: GrantRow | None
     create_ms: int
 
 
 class BalanceRow(msgspec.Struct, frozen=True):
-    """The recorded balance of one asset: settled = granted - debited - expired."""
+    """The recorded balance of one asset: settled = granted - debited - expired = units left of live grants - debt."""
 
     asset: str
     settled_units: int
@@ -99,6 +104,9 @@ class BalanceRow(msgspec.Struct, frozen=True):
     debited_units: int
     expired_units: int
     debt_units: int
+    """Below 0: a credit that belongs to no grant."""
+    overdraft_limit_units: int
+    """As of the wallet's applied change."""
 
 
 class WalletSnapshot(msgspec.Struct, frozen=True):
@@ -110,6 +118,12 @@ class WalletSnapshot(msgspec.Struct, frozen=True):
     balances: list[BalanceRow]
     grants: list[GrantRow]
     """Grants that are in the balance and have units left."""
+    scheduled: list[GrantRow]
+    """Grants that were applied and are not effective yet."""
+    caps: list[Cap]
+    """The caps in force as of the applied change, in the order in which they were set."""
+    cap_usage: list[CapUsage]
+    """Units debited per counter of a cap whose window has not ended."""
     pending: list[ChangeRow]
     """Changes after ``wallet.applied_change_number``, in order, at most ``PENDING_CHANGES_MAX``."""
 
@@ -133,29 +147,44 @@ class EntryRow(msgspec.Struct, frozen=True):
     occurred_ms: int
 
 
-class SettledHoldAmount(msgspec.Struct, frozen=True):
-    """One asset of a settled hold, in units."""
+class SettledHoldAmount(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One asset of a committed hold, in units."""
 
     asset: str
     authorized: int
     debited: int
     uncollected: int
+    refunded: int = 0
+    debits: list[RecordedDebit] = []
+    """What each grant ("" = the debt) paid and was not refunded, in the order of the debits."""
+    usage: dict[str, int] = {}
+    """Units by counter of a cap in which its debits count."""
 
 
 class SettledHoldRow(msgspec.Struct, frozen=True):
-    """A committed hold."""
+    """A hold with usage in the ledger."""
 
     tenant_id: str
     wallet_id: str
     hold_id: str
-    state: HoldState
+    final: bool
+    """False: only progress was committed."""
     wallet_sequence: int
+    """Its last event."""
     amounts: list[SettledHoldAmount]
     subjects: list[str]
     labels: dict[str, str]
     late: bool
     create_ms: int
     settle_ms: int
+    """Its last COMMIT."""
+    refunds: list[tuple[str, str]]
+    """Its refunds: id, and digest of the amounts."""
+
+    @property
+    def state(self) -> HoldState:
+        """COMMITTED; or EXPIRED when Valkey forgot it without a final Commit: its end is no event."""
+        return HoldState.COMMITTED if self.final else HoldState.EXPIRED
 
 
 class PartitionRow(msgspec.Struct, frozen=True):
@@ -196,6 +225,8 @@ class DeadLetterRow(msgspec.Struct, frozen=True):
 
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 _amounts: Final = msgspec.json.Decoder(list[SettledHoldAmount])
+_refunds: Final = msgspec.json.Decoder(list[tuple[str, str]])
+_change: Final = msgspec.json.Decoder(Change)
 
 
 def asset_row(record: asyncpg.Record) -> AssetRow:
@@ -240,22 +271,39 @@ def grant_row(record: asyncpg.Record) -> GrantRow:
         source=GrantSource(record["source"]),
         effective_ms=to_ms(record["effective_time"]),
         expire_ms=to_ms(record["expire_time"]),
+        void_ms=to_ms(record["void_time"]),
+        live=record["live"],
+        applied_expire_ms=to_ms(record["applied_expire_time"]),
+        applied_void=record["applied_void"],
         labels=_labels.decode(record["labels"]),
         change_number=record["change_number"],
         create_ms=to_ms(record["create_time"]),
     )
 
 
-def change_row(record: asyncpg.Record, grants: dict[int, GrantRow]) -> ChangeRow:
-    """From the columns of ``wallet_changes`` and the wallet's grants by change number."""
-    kind = ChangeKind(record["kind"])
+def change_row(record: asyncpg.Record) -> ChangeRow:
+    """From the columns of ``wallet_changes``."""
     return ChangeRow(
         change_number=record["change_number"],
-        kind=kind,
-        state=WalletState(record["state"]) if kind is ChangeKind.STATE else None,
+        change=_change.decode(record["payload"]),
         reason=record["reason"],
-        grant=grants[record["change_number"]] if kind is ChangeKind.GRANT else None,
         create_ms=to_ms(record["create_time"]),
+    )
+
+
+def decode_change(payload: str) -> Change:
+    """Column ``payload`` of ``wallet_changes``."""
+    return _change.decode(payload)
+
+
+def cap_row(record: asyncpg.Record) -> Cap:
+    """From the columns of ``caps`` or ``applied_caps``."""
+    return Cap(
+        subject=record["subject"],
+        asset=record["asset"],
+        window=CapWindow(record["time_window"]),
+        limit=record["limit_units"],
+        mode=CapMode(record["mode"]),
     )
 
 
@@ -268,6 +316,7 @@ def balance_row(record: asyncpg.Record) -> BalanceRow:
         record["debited_units"],
         record["expired_units"],
         record["debt_units"],
+        record["overdraft_limit_units"],
     )
 
 
@@ -297,15 +346,26 @@ def settled_hold_row(record: asyncpg.Record) -> SettledHoldRow:
         tenant_id=record["tenant_id"],
         wallet_id=record["wallet_id"],
         hold_id=record["hold_id"],
-        state=HoldState(record["state"]),
+        final=record["final"],
         wallet_sequence=record["wallet_sequence"],
-        amounts=_amounts.decode(record["amounts"]),
+        amounts=decode_amounts(record["amounts"]),
         subjects=list(record["subjects"]),
         labels=_labels.decode(record["labels"]),
         late=record["late"],
         create_ms=to_ms(record["create_time"]),
         settle_ms=to_ms(record["settle_time"]),
+        refunds=decode_refunds(record["refunds"]),
     )
+
+
+def decode_amounts(text: str) -> list[SettledHoldAmount]:
+    """Column ``amounts`` of ``settled_holds``."""
+    return _amounts.decode(text)
+
+
+def decode_refunds(text: str) -> list[tuple[str, str]]:
+    """Column ``refunds`` of ``settled_holds``."""
+    return _refunds.decode(text)
 
 
 def dead_letter_row(record: asyncpg.Record) -> DeadLetterRow:

@@ -1,7 +1,9 @@
 """Everything the server asks of Postgres: one typed function per question.
 
-    wallets.py     assets, wallets, their numbered changes, the load into Valkey
+    wallets.py     assets, wallets, overdraft limits, the load into Valkey
+    changes.py     the numbered changes of a wallet
     grants.py      funds put in
+    caps.py        limits on spend
     entries.py     entries, settled holds, dead letters (reading)
     partitions.py  positions, leases, epochs
     recording.py   the flush transaction: the only writer of entries
@@ -12,6 +14,8 @@ all of them.
 
 from __future__ import annotations
 
+from drawdown_server.ledger.caps import CapStore
+from drawdown_server.ledger.changes import ChangeStore
 from drawdown_server.ledger.entries import EntryStore
 from drawdown_server.ledger.grants import GrantStore
 from drawdown_server.ledger.partitions import PartitionStore
@@ -19,5 +23,5 @@ from drawdown_server.ledger.recording import RecordingStore
 from drawdown_server.ledger.wallets import WalletStore
 
 
-class LedgerStore(WalletStore, GrantStore, EntryStore, PartitionStore, RecordingStore):
+class LedgerStore(WalletStore, ChangeStore, GrantStore, CapStore, EntryStore, PartitionStore, RecordingStore):
     """The ledger in Postgres, over one pool."""

@@ -1,39 +1,29 @@
-"""Assets and wallets in Postgres, the numbered changes of a wallet, and what a load into Valkey needs.
-
-A change that an administrator makes (a grant, a freeze) takes the wallet's next ``change_number`` under the lock of
-its row. Valkey applies the changes in exactly that order and reports each as a ledger event; recording the event
-moves ``applied_change_number``. What lies between the two numbers is pending, and any server may apply it.
-"""
+"""Assets and wallets in Postgres, and what a load into Valkey needs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from drawdown_server.errors import DrawdownError, ErrorReason
-from drawdown_server.holds.model import OveragePolicy, WalletState
+from drawdown_server.holds.messages import Change
+from drawdown_server.holds.model import UNITS_MAX, OveragePolicy, WalletState
+from drawdown_server.ledger.changes import (
+    latest_change,
+    lock_wallet,
+    refuse_closed,
+    refuse_unknown_asset,
+    take_number,
+    write_change,
+)
 from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Connection, Database, translated
 from drawdown_server.ledger.queries import QUERIES
-from drawdown_server.ledger.rows import (
-    AssetRow,
-    ChangeKind,
-    ChangeRow,
-    GrantRow,
-    WalletRow,
-    WalletSnapshot,
-    asset_row,
-    balance_row,
-    change_row,
-    grant_row,
-    wallet_row,
-)
+from drawdown_server.ledger.rows import AssetRow, WalletRow, WalletSnapshot, asset_row, wallet_row
+from drawdown_server.ledger.snapshot import read_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-PENDING_CHANGES_MAX: Final = 1_000
-"""Pending changes that one load brings along; the rest follows by ``pending_changes``."""
 
 
 class WalletStore(Database):
@@ -104,9 +94,22 @@ class WalletStore(Database):
         return [wallet_row(row) for row in rows]
 
     async def set_wallet_state(
-        self, tenant_id: str, wallet_id: str, state: WalletState, reason: str
+        self,
+        tenant_id: str,
+        wallet_id: str,
+        state: WalletState,
+        reason: str,
+        *,
+        seen_change_number: int | None = None,
     ) -> tuple[WalletRow, bool]:
         """Freeze, unfreeze or close a wallet: one numbered change, or none when it is in that state already.
+
+        Args:
+            tenant_id: The tenant.
+            wallet_id: The wallet.
+            state: The new state.
+            reason: For people.
+            seen_change_number: Only if the wallet has not been changed since this change.
 
         Returns:
             The wallet, and whether this call changed it.
@@ -116,18 +119,51 @@ class WalletStore(Database):
         """
         async with self._transaction() as connection:
             wallet = await lock_wallet(connection, tenant_id, wallet_id)
-            if wallet.state is state:
+            if wallet.state is state or seen_change_number not in (None, wallet.change_number):
                 return wallet, False
             refuse_closed(wallet)
-            changed = await take_change(connection, wallet, ChangeKind.STATE, state=state, reason=reason)
+            changed = await take_number(connection, wallet, state)
+            await write_change(connection, changed, Change(changed.change_number, "STATE", state=state), reason)
+        return changed, True
+
+    async def set_overdraft_limit(
+        self, tenant_id: str, wallet_id: str, asset: str, limit_units: int, reason: str
+    ) -> tuple[WalletRow, bool]:
+        """Set how far below zero the balance of an asset may go: one numbered change, or none when that is the limit.
+
+        Args:
+            tenant_id: The tenant.
+            wallet_id: The wallet.
+            asset: The asset's code.
+            limit_units: 0 .. UNITS_MAX.
+            reason: For people.
+
+        Returns:
+            The wallet, and whether this call changed it.
+
+        Raises:
+            DrawdownError: WALLET_NOT_FOUND, WALLET_CLOSED, ASSET_NOT_FOUND, or BALANCE_OUT_OF_RANGE: what there is and
+                what may be owed must be exact in a script together.
+        """
+        async with self._transaction() as connection:
+            wallet = await lock_wallet(connection, tenant_id, wallet_id)
+            await refuse_unknown_asset(connection, tenant_id, asset)
+            if await wanted_overdraft_limit(connection, wallet, asset) == limit_units:
+                return wallet, False
+            refuse_closed(wallet)
+            there = await connection.fetchrow(QUERIES["grant_limits"], tenant_id, wallet_id, asset)
+            assert there is not None, "an aggregate answers"  # noqa: S101
+            refuse_out_of_range(asset, there["units"] + limit_units)
+            changed = await take_number(connection, wallet)
+            change = Change(changed.change_number, "OVERDRAFT", asset=asset, limit=limit_units)
+            await write_change(connection, changed, change, reason)
         return changed, True
 
     async def load_wallet(self, tenant_id: str, wallet_id: str) -> WalletSnapshot | None:
         """Everything that a load into Valkey needs, all as of one instant; None for an unknown wallet.
 
-        The grants and the state are those of the last *recorded* event, because Valkey then applies the pending
-        changes in order and each makes its own event again. The state is looked up in the changes: ``wallet.state``
-        is already the newest wanted one.
+        All of it is as of the last *recorded* event, because Valkey then applies the pending changes in order and each
+        makes its own event again.
         """
         with translated():
             async with (
@@ -136,92 +172,19 @@ class WalletStore(Database):
             ):
                 return await read_snapshot(connection, tenant_id, wallet_id)
 
-    async def pending_changes(
-        self, tenant_id: str, wallet_id: str, after_change_number: int, limit: int
-    ) -> list[ChangeRow]:
-        """The changes after a number, in the order in which they must be applied."""
-        async with self._connection() as connection:
-            rows = await connection.fetch(QUERIES["change_list"], tenant_id, wallet_id, after_change_number, limit)
-            grants: dict[int, GrantRow] = {}
-            if any(row["kind"] == ChangeKind.GRANT.value for row in rows):
-                # Grants of changes that are numbered later than this page are read in vain, at most `limit` of them.
-                grants = {
-                    row["change_number"]: grant_row(row)
-                    for row in await connection.fetch(
-                        QUERIES["grant_list"], tenant_id, wallet_id, "", after_change_number, limit
-                    )
-                }
-        return [change_row(row, grants) for row in rows]
 
-    async def list_wallets_with_pending_changes(self, older_than_s: float, limit: int) -> list[tuple[str, str]]:
-        """(tenant, wallet) with changes that nobody has applied for that many seconds, the longest waiting first."""
-        async with self._connection() as connection:
-            rows = await connection.fetch(QUERIES["wallets_with_pending_changes"], older_than_s, limit)
-        return [(row["tenant_id"], row["wallet_id"]) for row in rows]
+async def wanted_overdraft_limit(connection: Connection, wallet: WalletRow, asset: str) -> int:
+    """The newest limit that was asked for, in units."""
+    change = await latest_change(connection, wallet, "OVERDRAFT", asset)
+    return 0 if change is None else change.limit
 
 
-async def lock_wallet(connection: Connection, tenant_id: str, wallet_id: str) -> WalletRow:
-    """The wallet, locked until the transaction ends."""
-    row = await connection.fetchrow(QUERIES["wallet_lock"], tenant_id, wallet_id)
-    if row is None:
-        raise DrawdownError(ErrorReason.WALLET_NOT_FOUND, f"wallet {wallet_id} does not exist", wallet_id=wallet_id)
-    return wallet_row(row)
-
-
-def refuse_closed(wallet: WalletRow) -> None:
-    """Raise WALLET_CLOSED for a closed wallet: nothing opens it again."""
-    if wallet.state is WalletState.CLOSED:
+def refuse_out_of_range(asset: str, units: int) -> None:
+    """Raise BALANCE_OUT_OF_RANGE when so many units might become available."""
+    if units > UNITS_MAX:
         raise DrawdownError(
-            ErrorReason.WALLET_CLOSED, f"wallet {wallet.wallet_id} is closed", wallet_id=wallet.wallet_id
+            ErrorReason.BALANCE_OUT_OF_RANGE,
+            f"the balance of {asset} with its overdraft limit would exceed {UNITS_MAX} units",
+            asset=asset,
+            limit=str(UNITS_MAX),
         )
-
-
-async def take_change(
-    connection: Connection,
-    wallet: WalletRow,
-    kind: ChangeKind,
-    *,
-    grant_id: str = "",
-    state: WalletState | None = None,
-    reason: str = "",
-) -> WalletRow:
-    """Number a change and write it down; the wallet is locked. Returns the wallet with its new change number."""
-    wanted = "" if state is None else state.value
-    row = await connection.fetchrow(QUERIES["wallet_change"], wallet.tenant_id, wallet.wallet_id, wanted)
-    assert row is not None, "the row is locked"  # noqa: S101
-    changed = wallet_row(row)
-    await connection.execute(
-        QUERIES["change_create"],
-        wallet.tenant_id,
-        wallet.wallet_id,
-        changed.change_number,
-        kind.value,
-        grant_id,
-        wanted,
-        reason,
-    )
-    return changed
-
-
-async def read_snapshot(connection: Connection, tenant_id: str, wallet_id: str) -> WalletSnapshot | None:
-    """``load_wallet`` inside the caller's REPEATABLE READ transaction. An unknown wallet costs one query."""
-    row = await connection.fetchrow(QUERIES["wallet_get"], tenant_id, wallet_id)
-    if row is None:
-        return None
-    wallet = wallet_row(row)
-    applied = wallet.applied_change_number
-    applied_state = await connection.fetchval(QUERIES["change_state_as_of"], tenant_id, wallet_id, applied)
-    balances = await connection.fetch(QUERIES["balance_list"], tenant_id, wallet_id)
-    grants = [grant_row(grant) for grant in await connection.fetch(QUERIES["grant_list_live"], tenant_id, wallet_id)]
-    changes = []
-    if wallet.change_number > applied:
-        changes = await connection.fetch(QUERIES["change_list"], tenant_id, wallet_id, applied, PENDING_CHANGES_MAX)
-    # A grant that is not applied has all its units, so the pending ones are among the live ones.
-    by_change = {grant.change_number: grant for grant in grants if grant.change_number > applied}
-    return WalletSnapshot(
-        wallet=wallet,
-        applied_state=WalletState.ACTIVE if applied_state is None else WalletState(applied_state),
-        balances=[balance_row(balance) for balance in balances],
-        grants=[grant for grant in grants if grant.change_number <= applied],
-        pending=[change_row(change, by_change) for change in changes],
-    )

@@ -52,18 +52,15 @@ class AssetService(pb_grpc.AssetServiceServicer):
             checks.fail("scale", f"must be 0 .. {SCALE_MAX}")
         checks.text("display_name", request.display_name)
         checks.enum("default_overage_policy", request.default_overage_policy, types_pb2.OveragePolicy.values())
-        if request.default_overage_policy in (
-            types_pb2.OVERAGE_POLICY_CHARGE_AVAILABLE,
-            types_pb2.OVERAGE_POLICY_CHARGE_FULL,
-        ):
-            checks.unsupported("default_overage_policy", "is not available yet: must be REJECT")
         checks.finish()
         row = await self._admin.create_asset(
             current_tenant(),
             asset=request.asset,
             scale=request.scale,
             display_name=request.display_name,
-            default_overage_policy=OveragePolicy.REJECT,
+            default_overage_policy=convert.OVERAGE_POLICIES_BY_NUMBER.get(
+                request.default_overage_policy, OveragePolicy.CHARGE_AVAILABLE
+            ),
         )
         return pb.CreateAssetResponse(asset=asset_proto(row))
 

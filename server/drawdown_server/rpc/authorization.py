@@ -1,38 +1,68 @@
-"""AuthorizationService: the data plane."""
+"""AuthorizationService: the data plane. ``hold_checks`` reads its requests, ``hold_answers`` writes its answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import authorization_service_pb2_grpc as pb_grpc
 from drawdown.v1 import types_pb2
 from drawdown_server.errors import StoreUnavailableError
-from drawdown_server.holds.fingerprint import fingerprint
+from drawdown_server.holds.fingerprint import refund_digest
 from drawdown_server.holds.messages import (
     AmountRequest,
-    AuthorizeReply,
     AuthorizeRequest,
+    ChargeRequest,
     CommitRequest,
+    ExtendRequest,
     ListHoldsRequest,
+    RefundRequest,
     ReleaseRequest,
     SettleReply,
     TotalUsed,
 )
-from drawdown_server.holds.model import ExpiryAction, Hold, HoldAmount, HoldState, OveragePolicy
-from drawdown_server.holds.store import HoldStore, HoldUnknownError, hold_committed
+from drawdown_server.holds.model import HoldState, OveragePolicy
+from drawdown_server.holds.refusals import HoldUnknownError, hold_committed
 from drawdown_server.identity.caller import current_tenant
 from drawdown_server.rpc import convert
+from drawdown_server.rpc.hold_answers import (
+    authorize_response,
+    charge_response,
+    commit_response,
+    extend_response,
+    recorded_hold,
+)
+from drawdown_server.rpc.hold_checks import (
+    authorize_fingerprint,
+    charge_fingerprint,
+    check_authorize,
+    check_charge,
+    check_commit,
+    check_extend,
+    check_force_release,
+    check_refund,
+)
 from drawdown_server.rpc.paging import decode_token, encode_token
-from drawdown_server.rpc.validation import SUBJECTS_MAX, Checks, check_hold_name
+from drawdown_server.rpc.refund_grants import grants_that_may_have_paid
+from drawdown_server.rpc.validation import Checks, check_hold_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import grpc
 
-    from drawdown_server.ledger.rows import SettledHoldRow
+    from drawdown_server.holds.store import HoldStore
+    from drawdown_server.ledger.rows import AssetRow
     from drawdown_server.ledger.store import LedgerStore
     from drawdown_server.wallets.assets import AssetRegistry
+
+log = structlog.get_logger(__name__)
+
+UNKNOWN_ASSET_POLICY: Final = OveragePolicy.REJECT
+"""For an asset that does not exist: nothing is held of it, so nothing can be more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +75,9 @@ class HoldLimits:
 
 
 class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
-    """Authorize, Commit, Release; GetHold, ListHolds.
+    """The life of a hold: Authorize, Extend, Commit, Release, Refund; Charge; ForceRelease; GetHold, ListHolds.
 
-    The ledger is asked only about holds that Redis no longer remembers, never on the hot path.
+    The ledger is asked only about holds that Redis no longer remembers and for refunds, never on the hot path.
     """
 
     def __init__(self, holds: HoldStore, ledger: LedgerStore, assets: AssetRegistry, limits: HoldLimits) -> None:
@@ -62,22 +92,21 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         """Place a hold."""
         ttl_ms = check_authorize(request, self._limits.ttl_default_ms)
         tenant_id = current_tenant()
-        amounts = [
-            AmountRequest(amount.asset, amount.units, await self._is_known(tenant_id, amount.asset))
-            for amount in request.amounts
-        ]
         labels = convert.labels_json(request.labels)
+        ways = [
+            await self._amounts(tenant_id, amounts, request.overage_policy)
+            for amounts in (request.amounts, *(way.amounts for way in request.alternatives))
+        ]
         reply = await self._holds.authorize(
             AuthorizeRequest(
                 tenant_id=tenant_id,
                 wallet_id=request.wallet_id,
                 hold_id=request.hold_id,
                 fingerprint=authorize_fingerprint(request, ttl_ms, labels),
-                amounts=amounts,
+                ways=ways,
                 ttl_ms=ttl_ms,
                 subjects=list(request.subjects),
-                overage_policy=OveragePolicy.REJECT,
-                expiry_action=ExpiryAction.RELEASE,
+                expiry_action=convert.EXPIRY_ACTIONS_BY_NUMBER[request.expiry_action],
                 labels=labels,
                 open_holds_max=self._limits.open_holds_max,
                 tombstone_ms=self._limits.tombstone_ms,
@@ -85,13 +114,56 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         )
         return authorize_response(request.wallet_id, reply)
 
+    async def Extend(  # noqa: N802
+        self, request: pb.ExtendRequest, context: grpc.aio.ServicerContext[pb.ExtendRequest, pb.ExtendResponse]
+    ) -> pb.ExtendResponse:
+        """Keep a hold for longer, or hold more."""
+        ttl_ms = check_extend(request)
+        tenant_id = current_tenant()
+        command = ExtendRequest(
+            tenant_id=tenant_id,
+            wallet_id=request.wallet_id,
+            hold_id=request.hold_id,
+            ttl_ms=ttl_ms,
+            amounts=_totals(request.amounts),
+            tombstone_ms=self._limits.tombstone_ms,
+        )
+        try:
+            reply = await self._holds.extend(command)
+        except HoldUnknownError:
+            await self._refuse_if_committed(tenant_id, request.wallet_id, request.hold_id)
+            raise
+        hold = reply.hold or await self._holds.read_hold(tenant_id, request.wallet_id, request.hold_id)
+        return extend_response(request.wallet_id, reply, hold)
+
+    async def Charge(  # noqa: N802
+        self, request: pb.ChargeRequest, context: grpc.aio.ServicerContext[pb.ChargeRequest, pb.ChargeResponse]
+    ) -> pb.ChargeResponse:
+        """Debit at once."""
+        check_charge(request)
+        tenant_id = current_tenant()
+        labels = convert.labels_json(request.labels)
+        reply = await self._holds.charge(
+            ChargeRequest(
+                tenant_id=tenant_id,
+                wallet_id=request.wallet_id,
+                hold_id=request.charge_id,
+                fingerprint=charge_fingerprint(request, labels),
+                amounts=await self._amounts(tenant_id, request.amounts, request.overage_policy),
+                subjects=list(request.subjects),
+                labels=labels,
+                tombstone_ms=self._limits.tombstone_ms,
+            )
+        )
+        return charge_response(request.wallet_id, reply)
+
     async def Commit(  # noqa: N802
         self, request: pb.CommitRequest, context: grpc.aio.ServicerContext[pb.CommitRequest, pb.CommitResponse]
     ) -> pb.CommitResponse:
         """Debit what was used."""
         check_commit(request)
         tenant_id = current_tenant()
-        totals = [TotalUsed(amount.asset, amount.units) for amount in request.amounts]
+        totals = _totals(request.amounts)
         try:
             reply = await self._holds.commit(
                 CommitRequest(
@@ -99,6 +171,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
                     wallet_id=request.wallet_id,
                     hold_id=request.hold_id,
                     amounts=totals,
+                    final=request.final if request.HasField("final") else True,
                     tombstone_ms=self._limits.tombstone_ms,
                 )
             )
@@ -113,23 +186,74 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         checks = check_hold_name(request)
         checks.text("reason", request.reason)
         checks.finish()
-        command = ReleaseRequest(
-            tenant_id=current_tenant(),
-            wallet_id=request.wallet_id,
-            hold_id=request.hold_id,
-            tombstone_ms=self._limits.tombstone_ms,
-            bury=False,
-        )
+        command = self._release(request, forced=False)
         try:
             reply = await self._holds.release(command)
         except HoldUnknownError:
-            await self._refuse_if_committed(command)
+            await self._refuse_if_committed(command.tenant_id, command.wallet_id, command.hold_id)
             command.bury = True
             reply = await self._holds.release(command)
         assert reply.hold is not None  # noqa: S101  # release.lua: OK carries the hold
         return pb.ReleaseResponse(
             hold=convert.hold(request.wallet_id, reply.hold),
             balances=convert.balances(reply.balances),
+            replayed=reply.replayed,
+        )
+
+    async def ForceRelease(  # noqa: N802
+        self,
+        request: pb.ForceReleaseRequest,
+        context: grpc.aio.ServicerContext[pb.ForceReleaseRequest, pb.ForceReleaseResponse],
+    ) -> pb.ForceReleaseResponse:
+        """Give back what a stuck hold holds."""
+        check_force_release(request)
+        command = self._release(request, forced=True)
+        names = (command.tenant_id, command.wallet_id, command.hold_id)
+        try:
+            reply = await self._holds.release(command)
+        except HoldUnknownError:
+            await self._refuse_if_committed(*names)
+            raise
+        if not reply.replayed:
+            log.info(
+                "hold.force_released", tenant_id=names[0], wallet_id=names[1], hold_id=names[2], reason=request.reason
+            )
+        assert reply.hold is not None  # noqa: S101  # release.lua: OK carries the hold
+        return pb.ForceReleaseResponse(
+            hold=convert.hold(request.wallet_id, reply.hold),
+            balances=convert.balances(reply.balances),
+            replayed=reply.replayed,
+        )
+
+    async def Refund(  # noqa: N802
+        self, request: pb.RefundRequest, context: grpc.aio.ServicerContext[pb.RefundRequest, pb.RefundResponse]
+    ) -> pb.RefundResponse:
+        """Give debited units back."""
+        check_refund(request)
+        tenant_id = current_tenant()
+        command = RefundRequest(
+            tenant_id=tenant_id,
+            wallet_id=request.wallet_id,
+            hold_id=request.hold_id,
+            refund_id=request.refund_id,
+            digest=refund_digest({amount.asset: amount.units for amount in request.amounts}),
+            amounts=_totals(request.amounts),
+            grants=await grants_that_may_have_paid(self._ledger, tenant_id, request.wallet_id, request.hold_id),
+            recorded=None,
+            tombstone_ms=self._limits.tombstone_ms,
+        )
+        try:
+            reply = await self._holds.refund(command)
+        except HoldUnknownError:
+            command.recorded = await self._ledger.recorded_hold(tenant_id, request.wallet_id, request.hold_id)
+            if command.recorded is None:
+                raise
+            reply = await self._holds.refund(command)
+        assert reply.hold is not None  # noqa: S101  # refund.lua: OK carries the hold
+        return pb.RefundResponse(
+            hold=convert.hold(request.wallet_id, reply.hold),
+            balances=convert.balances(reply.balances),
+            wallet_sequence=reply.hold.wallet_sequence,
             replayed=reply.replayed,
         )
 
@@ -173,13 +297,45 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
             next_page_token=encode_token(filters, (holds[-1].expire_ms, holds[-1].hold_id)) if has_more else "",
         )
 
-    async def _is_known(self, tenant_id: str, asset: str) -> bool:
-        if self._assets.peek(tenant_id, asset) is not None:
-            return True
+    async def _amounts(
+        self, tenant_id: str, amounts: Iterable[types_pb2.Amount], policy: types_pb2.OveragePolicy
+    ) -> list[AmountRequest]:
+        """A way to pay, each amount with its overage policy: the request's, or its asset's default."""
+        chosen = convert.OVERAGE_POLICIES_BY_NUMBER.get(policy)
+        found = []
+        for amount in amounts:
+            # Without a query, and without an await, when this process knows the asset.
+            asset, known = self._assets.peek(tenant_id, amount.asset), True
+            if asset is None:
+                asset, known = await self._find_asset(tenant_id, amount.asset)
+            found.append(
+                AmountRequest(
+                    asset=amount.asset,
+                    units=amount.units,
+                    min_units=amount.min_units,
+                    overage_policy=chosen or (asset.default_overage_policy if asset else UNKNOWN_ASSET_POLICY),
+                    known=known,
+                )
+            )
+        return found
+
+    def _release(self, request: pb.ReleaseRequest | pb.ForceReleaseRequest, *, forced: bool) -> ReleaseRequest:
+        return ReleaseRequest(
+            tenant_id=current_tenant(),
+            wallet_id=request.wallet_id,
+            hold_id=request.hold_id,
+            tombstone_ms=self._limits.tombstone_ms,
+            bury=False,
+            forced=forced,
+        )
+
+    async def _find_asset(self, tenant_id: str, code: str) -> tuple[AssetRow | None, bool]:
+        """The asset, and whether there is one. Without Postgres holds go on: the script denies what a wallet lacks."""
         try:
-            return await self._assets.find(tenant_id, asset) is not None
+            asset = await self._assets.find(tenant_id, code)
         except StoreUnavailableError:
-            return True  # holds go on without Postgres: the script denies what the wallet has none of
+            return None, True
+        return asset, asset is not None
 
     async def _replay_from_ledger(
         self, tenant_id: str, request: pb.CommitRequest, totals: list[TotalUsed]
@@ -189,149 +345,20 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         if row is None:
             raise HoldUnknownError(request.wallet_id, request.hold_id)
         committed = {amount.asset: amount.debited + amount.uncollected for amount in row.amounts}
-        if committed != dict.fromkeys(committed, 0) | {total.asset: total.units for total in totals}:
-            raise hold_committed(request.wallet_id, request.hold_id)
+        # As in Redis: an asset that is not named was used no more than so far.
+        if committed != committed | {total.asset: total.units for total in totals}:
+            if row.state is HoldState.COMMITTED:
+                raise hold_committed(request.wallet_id, request.hold_id)
+            raise HoldUnknownError(request.wallet_id, request.hold_id)
         reading = await self._holds.read(tenant_id, request.wallet_id, assets=list(committed))
         return SettleReply(status="OK", hold=recorded_hold(row), balances=reading.balances, replayed=True)
 
-    async def _refuse_if_committed(self, command: ReleaseRequest) -> None:
+    async def _refuse_if_committed(self, tenant_id: str, wallet_id: str, hold_id: str) -> None:
         """Raise if the ledger knows the hold: Redis forgets a committed one only when the ledger has it."""
-        row = await self._ledger.get_settled_hold(command.tenant_id, command.wallet_id, command.hold_id)
-        if row is not None:
-            raise hold_committed(command.wallet_id, command.hold_id)
+        row = await self._ledger.get_settled_hold(tenant_id, wallet_id, hold_id)
+        if row is not None and row.state is HoldState.COMMITTED:
+            raise hold_committed(wallet_id, hold_id)
 
 
-def check_authorize(request: pb.AuthorizeRequest, ttl_default_ms: int) -> int:
-    """Check the fields of Authorize; returns the ttl in milliseconds.
-
-    Raises:
-        InvalidRequestError: With every violation.
-    """
-    checks = check_hold_name(request)
-    checks.amounts("amounts", request.amounts, least=1)
-    for i, amount in enumerate(request.amounts):
-        if amount.min_units != 0:
-            checks.unsupported(f"amounts[{i}].min_units", "is not available yet: must be 0")
-    ttl_ms = checks.ttl("ttl", request.ttl) if request.HasField("ttl") else ttl_default_ms
-    checks.unique_ids("subjects", request.subjects, most=SUBJECTS_MAX)
-    if request.alternatives:
-        checks.unsupported("alternatives", "is not available yet: must be empty")
-    checks.enum("overage_policy", request.overage_policy, types_pb2.OveragePolicy.values())
-    if request.overage_policy in (
-        types_pb2.OVERAGE_POLICY_CHARGE_AVAILABLE,
-        types_pb2.OVERAGE_POLICY_CHARGE_FULL,
-    ):
-        checks.unsupported("overage_policy", "is not available yet: must be REJECT")
-    checks.enum("expiry_action", request.expiry_action, types_pb2.ExpiryAction.values())
-    if request.expiry_action == types_pb2.EXPIRY_ACTION_COMMIT_FULL:
-        checks.unsupported("expiry_action", "is not available yet: must be RELEASE")
-    checks.labels("labels", request.labels)
-    checks.finish()
-    return ttl_ms
-
-
-def check_commit(request: pb.CommitRequest) -> None:
-    """Check the fields of Commit.
-
-    Raises:
-        InvalidRequestError: With every violation.
-    """
-    checks = check_hold_name(request)
-    checks.amounts("amounts", request.amounts, least=0)
-    for i, amount in enumerate(request.amounts):
-        if amount.min_units != 0:
-            checks.fail(f"amounts[{i}].min_units", "must be 0: it belongs to Authorize")
-    if request.HasField("final") and not request.final:
-        checks.unsupported("final", "is not available yet: must be true")
-    if request.hold_token:
-        checks.unsupported("hold_token", "is not available yet: must be empty")
-    checks.finish()
-
-
-def authorize_fingerprint(request: pb.AuthorizeRequest, ttl_ms: int, labels: str) -> str:
-    """The content of the request; the order of amounts and subjects does not count."""
-    return fingerprint(
-        {
-            "amounts": " ".join(sorted(f"{amount.asset}={amount.units}" for amount in request.amounts)),
-            "ttl": str(ttl_ms),
-            "subjects": " ".join(sorted(request.subjects)),
-            "overage_policy": str(request.overage_policy or ""),
-            "expiry_action": str(request.expiry_action or ""),
-            "labels": labels,
-        }
-    )
-
-
-def authorize_response(wallet_id: str, reply: AuthorizeReply) -> pb.AuthorizeResponse:
-    """The answer of Authorize."""
-    if reply.hold is not None:
-        return pb.AuthorizeResponse(
-            decision=pb.DECISION_APPROVED,
-            hold=convert.hold(wallet_id, reply.hold),
-            balances=convert.balances(reply.balances),
-            replayed=reply.replayed,
-        )
-    return pb.AuthorizeResponse(
-        decision=pb.DECISION_DENIED,
-        denial=pb.Denial(
-            reason=f"DENIAL_REASON_{reply.reason}",
-            asset=reply.asset,
-            required_units=reply.required,
-            available_units=reply.available,
-        ),
-        balances=convert.balances(reply.balances),
-        replayed=reply.replayed,
-    )
-
-
-def commit_response(wallet_id: str, reply: SettleReply) -> pb.CommitResponse:
-    """The answer of Commit."""
-    hold = reply.hold
-    assert hold is not None  # noqa: S101  # commit.lua: OK carries the hold
-    return pb.CommitResponse(
-        hold=convert.hold(wallet_id, hold),
-        debited=[types_pb2.Amount(asset=amount.asset, units=amount.debited) for amount in hold.amounts],
-        # What a late hold had was given back when it expired, not by this Commit.
-        released=[]
-        if hold.late
-        else [
-            types_pb2.Amount(asset=amount.asset, units=amount.authorized - amount.debited) for amount in hold.amounts
-        ],
-        uncollected=[
-            types_pb2.Amount(asset=amount.asset, units=amount.uncollected)
-            for amount in hold.amounts
-            if amount.uncollected
-        ],
-        balances=convert.balances(reply.balances),
-        wallet_sequence=hold.wallet_sequence,
-        late=hold.late,
-        replayed=reply.replayed,
-    )
-
-
-def recorded_hold(row: SettledHoldRow) -> Hold:
-    """A hold that only the ledger remembers: its expiry and policies are gone, its money is not."""
-    return Hold(
-        hold_id=row.hold_id,
-        state=HoldState(row.state),
-        fingerprint="",
-        amounts=[
-            HoldAmount(
-                asset=amount.asset,
-                authorized=amount.authorized,
-                held=0,
-                debited=amount.debited,
-                uncollected=amount.uncollected,
-            )
-            for amount in row.amounts
-        ],
-        create_ms=row.create_ms,
-        expire_ms=0,
-        settle_ms=row.settle_ms,
-        subjects=row.subjects,
-        overage_policy=OveragePolicy.REJECT,
-        expiry_action=ExpiryAction.RELEASE,
-        labels=convert.labels_json(row.labels),
-        late=row.late,
-        wallet_sequence=row.wallet_sequence,
-    )
+def _totals(amounts: Iterable[types_pb2.Amount]) -> list[TotalUsed]:
+    return [TotalUsed(amount.asset, amount.units) for amount in amounts]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from drawdown.v1 import ledger_service_pb2 as pb
 from drawdown.v1 import ledger_service_pb2_grpc as pb_grpc
 from drawdown.v1 import types_pb2
-from drawdown_server.holds.store import wallet_not_found
+from drawdown_server.holds.refusals import wallet_not_found
 from drawdown_server.identity.caller import current_tenant
 from drawdown_server.ledger.events import LineKind
 from drawdown_server.rpc import convert

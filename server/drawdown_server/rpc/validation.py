@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.timestamp_pb2 import Timestamp
 
     from drawdown.v1 import types_pb2
 
 ID_CHARS_MAX: Final = 128
 AMOUNTS_MAX: Final = 16
 """Assets in one request; each is a read and a write in the script."""
+ALTERNATIVES_MAX: Final = 8
+"""Other ways to pay in one request; in the worst case the script tries them all."""
 SUBJECTS_MAX: Final = 16
 LABELS_MAX: Final = 16
 LABEL_KEY_CHARS_MAX: Final = 64
@@ -32,8 +35,12 @@ TTL_MAX_MS: Final = 86_400_000
 SCALE_MAX: Final = 12
 """10^-12: one whole is then 10^12 units, which leaves a balance of 9007 wholes."""
 PRIORITY_MAX: Final = 100
+TIME_MAX_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999, the end of protobuf's and Postgres' common calendar."""
 PAGE_SIZE_MAX: Final = 1_000
 PAGE_SIZE_DEFAULT: Final = 100
+
+_NANOS: Final = 1_000_000_000
 
 _ID = re.compile(rf"[A-Za-z0-9._:@/-]{{1,{ID_CHARS_MAX}}}")
 _ASSET = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
@@ -82,8 +89,8 @@ class Checks:
         if not least <= value <= UNITS_MAX:
             self.fail(field, f"must be {least} .. {UNITS_MAX} (2^53-1)")
 
-    def amounts(self, field: str, amounts: Sequence[types_pb2.Amount], *, least: int) -> None:
-        """1-16 amounts, each asset once."""
+    def amounts(self, field: str, amounts: Sequence[types_pb2.Amount], *, least: int, partial: bool = False) -> None:
+        """1-16 amounts, each asset once; with ``partial`` an amount may say the least that is useful."""
         if not 1 <= len(amounts) <= AMOUNTS_MAX:
             self.fail(field, f"must have 1-{AMOUNTS_MAX} entries")
         seen: set[str] = set()
@@ -93,6 +100,10 @@ class Checks:
             if amount.asset in seen:
                 self.fail(f"{field}[{i}].asset", "must not appear twice")
             seen.add(amount.asset)
+            if not partial and amount.min_units != 0:
+                self.fail(f"{field}[{i}].min_units", "must be 0: it belongs to Authorize")
+            elif not 0 <= amount.min_units <= max(amount.units, 0):
+                self.fail(f"{field}[{i}].min_units", "must be 0 .. units")
 
     def unique_ids(self, field: str, values: Sequence[str], *, most: int) -> None:
         """At most ``most`` ids, each once."""
@@ -103,10 +114,18 @@ class Checks:
             if value in values[:i]:
                 self.fail(f"{field}[{i}]", "must not appear twice")
 
-    def text(self, field: str, value: str, *, most: int = TEXT_CHARS_MAX) -> None:
+    def cap_subject(self, field: str, value: str) -> None:
+        """Whom a cap is for: the whole wallet (empty), an exact subject, or a prefix followed by ``*``."""
+        exact = value.removesuffix("*")
+        if len(value) > ID_CHARS_MAX or (exact and not _ID.fullmatch(exact)):
+            self.fail(field, f"{_ID_RULE}, the last of them may be *")
+
+    def text(self, field: str, value: str, *, least: int = 0, most: int = TEXT_CHARS_MAX) -> None:
         """Text for people: it lands in logs, consoles and spreadsheets."""
         if len(value) > most:
             self.fail(field, f"must have at most {most} characters")
+        elif len(value) < least:
+            self.fail(field, "is required")
         elif not value.isprintable():
             self.fail(field, "must have printable characters only")
 
@@ -129,6 +148,14 @@ class Checks:
         if not TTL_MIN_MS <= ttl_ms <= TTL_MAX_MS:
             self.fail(field, "must be 1 s .. 24 h")
         return ttl_ms
+
+    def time(self, field: str, time: Timestamp) -> int:
+        """A time in milliseconds since the Unix epoch."""
+        time_ms = time.seconds * 1000 + time.nanos // 1_000_000
+        if not 0 < time_ms <= TIME_MAX_MS or not 0 <= time.nanos < _NANOS:
+            self.fail(field, "must be after 1970 and before the year 10000")
+            return 0
+        return time_ms
 
     def enum(self, field: str, value: int, known: Iterable[int], *, required: bool = False) -> None:
         """A value of an enum; 0 is UNSPECIFIED."""

@@ -10,7 +10,7 @@ from drawdown.v1 import types_pb2
 from drawdown.v1 import wallet_service_pb2 as pb
 from drawdown.v1 import wallet_service_pb2_grpc as pb_grpc
 from drawdown_server.holds.model import WalletState
-from drawdown_server.holds.store import wallet_not_found
+from drawdown_server.holds.refusals import wallet_not_found
 from drawdown_server.identity.caller import current_tenant
 from drawdown_server.rpc import convert
 from drawdown_server.rpc.paging import decode_token, encode_token
@@ -40,7 +40,7 @@ def wallet_proto(row: WalletRow) -> types_pb2.Wallet:
 
 
 class WalletService(pb_grpc.WalletServiceServicer):
-    """Create, read, list, freeze, unfreeze."""
+    """Create, read, list, freeze, unfreeze, close; the overdraft limit."""
 
     def __init__(self, admin: WalletAdmin, ledger: LedgerStore) -> None:
         self._admin = admin
@@ -111,6 +111,38 @@ class WalletService(pb_grpc.WalletServiceServicer):
         """Allow new holds again."""
         row = await self._set_state(request.wallet_id, WalletState.ACTIVE, request.reason)
         return pb.UnfreezeWalletResponse(wallet=wallet_proto(row))
+
+    async def CloseWallet(  # noqa: N802
+        self,
+        request: pb.CloseWalletRequest,
+        context: grpc.aio.ServicerContext[pb.CloseWalletRequest, pb.CloseWalletResponse],
+    ) -> pb.CloseWalletResponse:
+        """Close a wallet for ever."""
+        checks = Checks()
+        checks.id("wallet_id", request.wallet_id)
+        checks.text("reason", request.reason, least=1 if request.force else 0)
+        checks.finish()
+        row = await self._admin.close_wallet(
+            current_tenant(), request.wallet_id, force=request.force, reason=request.reason
+        )
+        return pb.CloseWalletResponse(wallet=wallet_proto(row))
+
+    async def SetOverdraftLimit(  # noqa: N802
+        self,
+        request: pb.SetOverdraftLimitRequest,
+        context: grpc.aio.ServicerContext[pb.SetOverdraftLimitRequest, pb.SetOverdraftLimitResponse],
+    ) -> pb.SetOverdraftLimitResponse:
+        """Set how far below zero a balance may go."""
+        checks = Checks()
+        checks.id("wallet_id", request.wallet_id)
+        checks.asset("asset", request.asset)
+        checks.units("limit_units", request.limit_units, least=0)
+        checks.text("reason", request.reason)
+        checks.finish()
+        balance = await self._admin.set_overdraft_limit(
+            current_tenant(), request.wallet_id, request.asset, request.limit_units, request.reason
+        )
+        return pb.SetOverdraftLimitResponse(balance=convert.balance(balance))
 
     async def _set_state(self, wallet_id: str, state: WalletState, reason: str) -> WalletRow:
         checks = Checks()

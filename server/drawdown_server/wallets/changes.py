@@ -1,8 +1,8 @@
 """Changes: what is decided in Postgres first and then becomes part of the live balance.
 
-A grant or a new state is recorded in Postgres under the next change number of its wallet; that is the moment from
-which it will happen. ``apply.lua`` then applies it, in the order of the numbers and each exactly once, so it does not
-matter who sends it or how often: the call that made the change, the next call for the same wallet, the load of a
+A grant, a new state or a cap is recorded in Postgres under the next change number of its wallet; that is the moment
+from which it will happen. ``apply.lua`` then applies it, in the order of the numbers and each exactly once, so it does
+not matter who sends it or how often: the call that made the change, the next call for the same wallet, the load of a
 wallet, or the ``run`` loop here, which finds what a crashed server left behind.
 """
 
@@ -11,16 +11,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import structlog
 
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
-from drawdown_server.holds.messages import ApplyRequest, Change, GrantChange
-from drawdown_server.ledger.rows import ChangeKind
+from drawdown_server.holds.messages import ApplyRequest
 
 if TYPE_CHECKING:
     from drawdown_server.holds.store import HoldStore
-    from drawdown_server.ledger.rows import ChangeRow
     from drawdown_server.ledger.store import LedgerStore
 
 log = structlog.get_logger(__name__)
@@ -34,29 +31,8 @@ ABANDONED_AFTER_S: Final = 5.0
 the flusher reports it back within a second."""
 RUN_INTERVAL_S: Final = 2.0
 """Pause between rounds of looking for such changes."""
-
-
-def recorded_change(change: ChangeRow) -> Change:
-    """A recorded change as the scripts take it."""
-    grant = change.grant
-    return Change(
-        change_number=change.change_number,
-        kind="GRANT" if change.kind is ChangeKind.GRANT else "STATE",
-        state=change.state,
-        grant=None
-        if grant is None
-        else GrantChange(
-            grant_id=grant.grant_id,
-            asset=grant.asset,
-            units=grant.units,
-            priority=grant.priority,
-            source=grant.source,
-            effective_ms=grant.effective_ms,
-            expire_ms=grant.expire_ms,
-            create_ms=grant.create_ms,
-            labels=msgspec.json.encode(dict(sorted(grant.labels.items()))).decode() if grant.labels else "",
-        ),
-    )
+COUNTERS_PER_RUN: Final = 1_000
+"""Counters of caps whose window ended long ago that are forgotten per round: faster than they come."""
 
 
 class ChangeApplier:
@@ -76,7 +52,7 @@ class ChangeApplier:
             tenant_id, wallet_id, after_change_number, CHANGES_PER_READ
         ):
             for change in changes:
-                request = ApplyRequest(tenant_id=tenant_id, wallet_id=wallet_id, change=recorded_change(change))
+                request = ApplyRequest(tenant_id=tenant_id, wallet_id=wallet_id, change=change.change)
                 reply = await self._holds.apply(request)
                 if reply.status == "GAP":
                     # Redis knows less than we were told: somebody rebuilt it in the meantime. Begin where it is.
@@ -94,10 +70,11 @@ class ChangeApplier:
         await self.apply_all(tenant_id, wallet_id, reading.change_number)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look for changes that were left behind, until told to stop."""
+        """Look for changes that were left behind, until told to stop. Also clears old counters of caps away."""
         while not stop.is_set():
             try:
                 await self.run_once()
+                await self._ledger.forget_cap_usage(COUNTERS_PER_RUN)
             except StoreUnavailableError as error:
                 log.warning("changes.store_unavailable", store=error.metadata["store"])
             try:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Final
 from drawdown_server import clock
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.messages import LoadedAsset, LoadRequest, PackedGrant
-from drawdown_server.wallets.changes import recorded_change
 
 if TYPE_CHECKING:
     from drawdown_server.holds.store import HoldStore
-    from drawdown_server.ledger.rows import WalletSnapshot
+    from drawdown_server.ledger.rows import GrantRow, WalletSnapshot
     from drawdown_server.ledger.store import LedgerStore
     from drawdown_server.wallets.changes import ChangeApplier
 
@@ -107,27 +106,46 @@ def load_request(snapshot: WalletSnapshot, ticket_ms: int) -> LoadRequest:
         state=snapshot.applied_state,
         sequence=wallet.sequence,
         change_number=wallet.applied_change_number,
-        assets=[
+        assets=_loaded_assets(snapshot),
+        caps=snapshot.caps,
+        cap_usage=snapshot.cap_usage,
+        changes=[change.change for change in snapshot.pending[:CHANGES_PER_LOAD]],
+    )
+
+
+def _loaded_assets(snapshot: WalletSnapshot) -> list[LoadedAsset]:
+    """By code. An asset may have scheduled grants only: it has no balance yet."""
+    balances = {balance.asset: balance for balance in snapshot.balances}
+    grants: dict[str, list[PackedGrant]] = {asset: [] for asset in balances}
+    scheduled: dict[str, list[PackedGrant]] = {asset: [] for asset in balances}
+    for grant in snapshot.grants:
+        grants.setdefault(grant.asset, []).append(_packed(grant))
+    for grant in snapshot.scheduled:
+        scheduled.setdefault(grant.asset, []).append(_packed(grant))
+    loaded = []
+    for asset in sorted({*grants, *scheduled}):
+        balance = balances.get(asset)
+        loaded.append(
             LoadedAsset(
-                asset=balance.asset,
-                debt=balance.debt_units,
-                overdraft_limit=0,
-                grants=[
-                    PackedGrant(
-                        grant_id=grant.grant_id,
-                        free=grant.remaining_units,
-                        pinned=0,
-                        priority=grant.priority,
-                        expire_ms=grant.expire_ms,
-                        source=grant.source,
-                        effective_ms=grant.effective_ms,
-                        create_ms=grant.create_ms,
-                    )
-                    for grant in snapshot.grants
-                    if grant.asset == balance.asset
-                ],
+                asset=asset,
+                debt=balance.debt_units if balance else 0,
+                overdraft_limit=balance.overdraft_limit_units if balance else 0,
+                grants=grants.get(asset, []),
+                scheduled=scheduled.get(asset, []),
             )
-            for balance in snapshot.balances
-        ],
-        changes=[recorded_change(change) for change in snapshot.pending[:CHANGES_PER_LOAD]],
+        )
+    return loaded
+
+
+def _packed(grant: GrantRow) -> PackedGrant:
+    return PackedGrant(
+        grant_id=grant.grant_id,
+        free=grant.remaining_units,
+        pinned=0,
+        priority=grant.priority,
+        expire_ms=grant.applied_expire_ms,
+        source=grant.source,
+        effective_ms=grant.effective_ms,
+        create_ms=grant.create_ms,
+        voided=grant.applied_void,
     )

@@ -1,15 +1,16 @@
 -- authorize.lua: place a hold if the wallet can pay for it.
 --
--- ARGV   request: epoch, tenant_id, wallet_id, hold_id, fingerprint, amounts {asset, units, known}, ttl_ms, subjects,
---        overage_policy, expiry_action, labels, open_holds_max, tombstone_ms
--- Reply  OK {hold, balances, replayed} | DENIED {reason, asset, required, available, balances}
+-- ARGV   request: epoch, tenant_id, wallet_id, hold_id, fingerprint, ways {{asset, units, min_units, overage_policy,
+--        known}, ...}, ttl_ms, subjects, expiry_action, labels, open_holds_max, tombstone_ms
+-- Reply  OK {hold, balances, replayed, observed} | DENIED {reason, asset, required, available, cap, balances}
 --        | ID_REUSED {fingerprint of the first call} | NOT_LOADED | STALE_EPOCH
--- Checks, the first that fails decides: epoch; hold id known; wallet loaded; wallet state; due holds are freed;
---        open-hold limit; assets; funds. All of them before the first write.
+-- Checks, the first that fails decides: epoch; hold id known; wallet loaded; wallet state; (due holds and grants of
+--        this wallet expire;) open-hold limit; then for each way to pay, in order: assets; funds; caps. The first way
+--        that passes is taken, else the refusal of the first way is the answer. All checks before the first write.
 -- OOM    refused by a full Redis: it must not take the memory that settling needs.
 
--- The same hold id again. Only a release is an answer of its own: its hold can never be committed.
-local function replay_authorize(keys, request, hold)
+-- The same id again. Only a release is an answer of its own: its hold can never be committed.
+local function replay(keys, request, hold)
   local wallet = open_wallet(keys, request)
   if hold.fingerprint ~= '' and hold.fingerprint ~= request.fingerprint then
     return { status = 'ID_REUSED', fingerprint = hold.fingerprint }
@@ -20,53 +21,103 @@ local function replay_authorize(keys, request, hold)
   return { status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = true }
 end
 
--- The first check that fails, or nil.
-local function refusal(wallet, request, open_holds)
-  if open_holds >= request.open_holds_max then
-    return { reason = 'TOO_MANY_HOLDS' }
-  end
-  for _, amount in ipairs(request.amounts) do
-    if not amount.known then
-      return { reason = 'ASSET_NOT_FOUND', asset = amount.asset }
-    end
-  end
-  for _, amount in ipairs(request.amounts) do
-    local asset = asset_of(wallet, amount.asset)
-    local available = asset and asset.available or 0
-    if available < checked_amount(amount.units) then
-      return {
-        reason = 'INSUFFICIENT_FUNDS', asset = amount.asset, required = amount.units, available = available,
-      }
-    end
-  end
-  return nil
-end
-
-local function requested_balances(wallet, request)
+local function balances_of(wallet, amounts)
   local balances = {}
-  for i, amount in ipairs(request.amounts) do
+  for i, amount in ipairs(amounts) do
     balances[i] = balance_of(amount.asset, asset_of(wallet, amount.asset), false)
   end
   return balances
 end
 
-local function place_hold(wallet, request)
-  local hold = {
-    hold_id = request.hold_id, state = 'HELD', fingerprint = request.fingerprint, amounts = {},
-    create_ms = wallet.now, expire_ms = wallet.now + request.ttl_ms, settle_ms = 0, subjects = request.subjects,
-    overage_policy = request.overage_policy, expiry_action = request.expiry_action, labels = request.labels,
-    late = false, wallet_sequence = 0,
-  }
-  for i, amount in ipairs(request.amounts) do
-    hold.amounts[i] = {
-      asset = amount.asset, authorized = amount.units, held = amount.units, debited = 0, uncollected = 0,
-      pins = pin_units(asset_of(wallet, amount.asset), amount.units),
-    }
+local function denied(wallet, amounts, denial)
+  denial.status = 'DENIED'
+  denial.balances = balances_of(wallet, amounts)
+  return denial
+end
+
+-- How many units of an amount are held: all, or with min_units as many as funds and caps leave.
+local function units_to_hold(wallet, request, amount)
+  local asset = asset_of(wallet, amount.asset)
+  local available, units = asset and available_of(asset) or 0, checked_amount(amount.units)
+  if amount.min_units > 0 then
+    units = math.min(units, available, cap_headroom(wallet, request.subjects, amount.asset))
+    units = math.max(units, amount.min_units) -- less than that fails the checks
   end
-  queue(wallet, 'HSET', wallet.keys[HOLDS], hold.hold_id, pack_hold(hold))
+  return units, available
+end
+
+-- What a way to pay would hold, {{asset, units, overage_policy}, ...}, or the first check that it fails.
+local function try_way(wallet, request, way)
+  local wanted = {}
+  check_distinct(way)
+  touch_assets(wallet, way)
+  for _, amount in ipairs(way) do
+    if not amount.known then
+      return nil, { reason = 'ASSET_NOT_FOUND', asset = amount.asset }
+    end
+  end
+  for i, amount in ipairs(way) do
+    local units, available = units_to_hold(wallet, request, amount)
+    if units > available then
+      return nil, {
+        reason = 'INSUFFICIENT_FUNDS', asset = amount.asset, required = units, available = available,
+      }
+    end
+    wanted[i] = { asset = amount.asset, units = units, overage_policy = amount.overage_policy }
+  end
+  local cap, observed = check_caps(wallet, request.subjects, wanted)
+  if cap then
+    return nil, { reason = 'CAP_EXCEEDED', asset = cap.asset, cap = cap }
+  end
+  return wanted, nil, observed
+end
+
+local function new_hold(wallet, request, way)
+  return {
+    hold_id = request.hold_id, state = 'HELD', fingerprint = request.fingerprint, amounts = {},
+    create_ms = wallet.now, expire_ms = 0, settle_ms = 0, subjects = request.subjects,
+    expiry_action = request.expiry_action or 'RELEASE', labels = request.labels, late = false, wallet_sequence = 0,
+    way = way, refunds = {},
+  }
+end
+
+local function new_amount(wallet, request, amount)
+  return {
+    asset = amount.asset, authorized = amount.units, held = 0, debited = 0, uncollected = 0, refunded = 0,
+    overage_policy = amount.overage_policy, pins = {}, debits = {},
+    counts = counts_of(wallet, request.subjects, amount.asset),
+  }
+end
+
+local function place_hold(wallet, request, wanted, way)
+  local hold = new_hold(wallet, request, way)
+  hold.expire_ms = wallet.now + request.ttl_ms
+  for i, want in ipairs(wanted) do
+    local amount = new_amount(wallet, request, want)
+    amount.pins = take(asset_of(wallet, want.asset), want.units, true)
+    amount.held = want.units
+    hold.amounts[i] = amount
+  end
+  for _, amount in ipairs(hold.amounts) do
+    count(wallet, amount)
+  end
+  keep_hold(wallet, hold)
   queue(wallet, 'ZADD', wallet.keys[OPEN], hold.expire_ms, hold.hold_id)
   due_by(wallet, hold.expire_ms)
   return hold
+end
+
+-- The first way that passes: {wanted, index, observed}, or the refusal of the first one.
+local function choose_way(wallet, request)
+  local denial
+  for i, way in ipairs(request.ways) do
+    local wanted, refused, observed = try_way(wallet, request, way)
+    if wanted then
+      return { wanted = wanted, index = i - 1, observed = observed }
+    end
+    denial = denial or refused
+  end
+  return nil, denial
 end
 
 local function authorize(keys, args)
@@ -76,39 +127,33 @@ local function authorize(keys, args)
   end
   local known = find_hold(keys, request.hold_id)
   if known then
-    return answer(replay_authorize(keys, request, known))
+    return answer(replay(keys, request, known))
   end
   local wallet = open_wallet(keys, request)
   if not wallet then
     return answer({ status = 'NOT_LOADED' })
   end
   if wallet.state ~= 'ACTIVE' then
-    return answer({
-      status = 'DENIED', reason = 'WALLET_' .. wallet.state, balances = requested_balances(wallet, request),
-    })
+    return answer(denied(wallet, request.ways[1], { reason = 'WALLET_' .. wallet.state }))
   end
-  local open_holds = redis.call('ZCARD', keys[OPEN])
-  local denial, expired = refusal(wallet, request, open_holds), 0
-  while denial do
-    -- Only a call that would be denied waits for due holds to be freed; the sweep frees the others.
-    local freed = expire_chunk(wallet, request.tombstone_ms, expired)
-    if freed == 0 then
-      break
-    end
-    expired = expired + freed
-    denial = refusal(wallet, request, open_holds - expired)
+  local expired = expire_due(wallet, request.tombstone_ms)
+  local choice, denial
+  if redis.call('ZCARD', keys[OPEN]) - expired >= request.open_holds_max then
+    denial = { reason = 'TOO_MANY_HOLDS' }
+  else
+    choice, denial = choose_way(wallet, request)
   end
   if denial then
-    if expired > 0 then
+    denial = denied(wallet, request.ways[1], denial)
+    if #wallet.writes > 0 then
       save(wallet)
     end
-    denial.status = 'DENIED'
-    denial.balances = requested_balances(wallet, request)
     return answer(denial)
   end
-  local hold = place_hold(wallet, request)
+  local hold = place_hold(wallet, request, choice.wanted, choice.index)
   save(wallet)
   return answer({
-    status = 'OK', hold = hold_reply(hold), balances = requested_balances(wallet, request), replayed = false,
+    status = 'OK', hold = hold_reply(hold), balances = balances_of(wallet, choice.wanted), replayed = false,
+    observed = choice.observed,
   })
 end

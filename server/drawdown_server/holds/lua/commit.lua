@@ -1,97 +1,162 @@
 -- commit.lua: debit what was really used, give the rest back, and record it in the outbox in the same step.
 --
--- ARGV   request: epoch, tenant_id, wallet_id, hold_id, amounts {asset, units} (totals), tombstone_ms
--- Reply  OK {hold, balances, replayed} | HOLD_UNKNOWN | HOLD_RELEASED | HOLD_COMMITTED {hold}
---        | ASSET_NOT_HELD {asset} | EXCEEDS_HOLD {asset, required, available} | INSUFFICIENT_FUNDS {the same}
+-- ARGV   request: epoch, tenant_id, wallet_id, hold_id, amounts {asset, units} (totals so far), final, tombstone_ms
+-- Reply  OK {hold, balances, replayed} | HOLD_UNKNOWN | HOLD_RELEASED | HOLD_COMMITTED {hold} | ASSET_NOT_HELD {asset}
+--        | TOTAL_BELOW_DEBITED {asset, required, available: debited and uncollected so far}
+--        | EXCEEDS_HOLD {asset, required, available: authorized} | INSUFFICIENT_FUNDS {asset, required, available}
 --        | NOT_LOADED | STALE_EPOCH
 -- Checks, the first that fails decides: epoch; wallet loaded; hold known; hold released; hold committed (the same
---        totals again: the same answer); assets held; not more than held; and for a hold that expired, whose units
---        are free again: funds. The wallet's state is no check: what was held may be settled on a frozen wallet.
+--        totals again: the same answer); assets held; totals not below what is accounted for; the overage policy. The
+--        wallet's state is no check: what was held may be settled on a frozen wallet.
 -- OOM    allowed: a full Redis must not trap money.
 
 local function totals_of(request)
   local totals = {}
+  check_distinct(request.amounts)
   for _, amount in ipairs(request.amounts) do
     totals[amount.asset] = checked_amount(amount.units)
   end
   return totals
 end
 
+local function accounted(amount)
+  return amount.debited + amount.uncollected
+end
+
+-- Assets that are not named are used no more than so far.
 local function has_same_totals(hold, totals)
-  local seen = {}
   for _, amount in ipairs(hold.amounts) do
-    seen[amount.asset] = true
-    if (totals[amount.asset] or 0) ~= amount.debited + amount.uncollected then
+    if totals[amount.asset] and totals[amount.asset] ~= accounted(amount) then
       return false
     end
   end
   for asset in pairs(totals) do
-    if not seen[asset] then
+    if not amount_of(hold, asset) then
       return false
     end
   end
   return true
 end
 
+-- Policy REJECT: why more than the hold cannot be charged, or nil. A late commit may use the funds there are.
+local function overage_refusal(wallet, hold, amount, total)
+  local delta = total - accounted(amount)
+  if amount.overage_policy ~= 'REJECT' or delta <= amount.held then
+    return nil
+  end
+  if hold.state == 'HELD' or total > amount.authorized then
+    return { status = 'EXCEEDS_HOLD', asset = amount.asset, required = total, available = amount.authorized }
+  end
+  local available = available_of(asset_of(wallet, amount.asset))
+  if delta > available then
+    return { status = 'INSUFFICIENT_FUNDS', asset = amount.asset, required = delta, available = available }
+  end
+  return nil
+end
+
 -- The first check of amounts that fails, or nil.
 local function commit_refusal(wallet, request, hold)
-  local authorized = {}
-  for _, amount in ipairs(hold.amounts) do
-    authorized[amount.asset] = amount.authorized
-  end
-  for _, amount in ipairs(request.amounts) do
-    if not authorized[amount.asset] then
-      return { status = 'ASSET_NOT_HELD', asset = amount.asset }
+  for _, wanted in ipairs(request.amounts) do
+    if not amount_of(hold, wanted.asset) then
+      return { status = 'ASSET_NOT_HELD', asset = wanted.asset }
     end
   end
-  for _, amount in ipairs(request.amounts) do
-    local held = authorized[amount.asset]
-    if amount.units > held then
-      return { status = 'EXCEEDS_HOLD', asset = amount.asset, required = amount.units, available = held }
+  for _, wanted in ipairs(request.amounts) do
+    local so_far = accounted(amount_of(hold, wanted.asset))
+    if wanted.units < so_far then
+      return { status = 'TOTAL_BELOW_DEBITED', asset = wanted.asset, required = wanted.units, available = so_far }
     end
   end
-  if hold.state == 'EXPIRED' then
-    for _, amount in ipairs(request.amounts) do
-      local available = asset_of(wallet, amount.asset).available
-      if amount.units > available then
-        return {
-          status = 'INSUFFICIENT_FUNDS', asset = amount.asset, required = amount.units, available = available,
-        }
-      end
+  for _, wanted in ipairs(request.amounts) do
+    local refused = overage_refusal(wallet, hold, amount_of(hold, wanted.asset), wanted.units)
+    if refused then
+      return refused
     end
   end
   return nil
 end
 
--- Debits one asset of the hold, and appends a line per grant that paid.
-local function debit_amount(wallet, amount, used, is_late, lines)
-  local asset, debits = asset_of(wallet, amount.asset), nil
-  if is_late then
-    debits = debit_free(asset, used)
-  else
-    debits = settle_pins(asset, amount.pins, used)
+-- Debits what is new of one asset: from what is held, then under the overage policy.
+local function debit_total(wallet, amount, total)
+  local delta = total - accounted(amount)
+  local from_hold = math.min(delta, amount.held)
+  debit_held(wallet, amount, from_hold)
+  local extra = delta - from_hold
+  if amount.overage_policy == 'CHARGE_AVAILABLE' then
+    local charged = math.min(extra, math.max(0, available_of(asset_of(wallet, amount.asset))))
+    amount.uncollected = amount.uncollected + extra - charged
+    extra = charged
   end
-  for _, debit in ipairs(debits) do
-    lines[#lines + 1] = { 'DEBIT', amount.asset, debit[2], debit[1] }
-  end
-  amount.debited = used
-  amount.held = 0
-  amount.pins = {}
+  debit_free(wallet, amount, extra)
 end
 
 local function settle(wallet, request, hold, totals)
-  local lines, amounts = {}, {}
-  hold.late = hold.state == 'EXPIRED'
-  for i, amount in ipairs(hold.amounts) do
-    debit_amount(wallet, amount, totals[amount.asset] or 0, hold.late, lines)
-    amounts[i] = { amount.asset, amount.authorized, amount.debited, amount.uncollected }
+  local late = hold.state == 'EXPIRED'
+  hold.late = hold.late or late
+  for _, amount in ipairs(hold.amounts) do
+    debit_total(wallet, amount, totals[amount.asset] or accounted(amount))
+    if request.final and amount.held > 0 then
+      unpin(wallet, amount.asset, asset_of(wallet, amount.asset), amount.pins)
+      amount.held = 0
+      amount.pins = {}
+    end
+    count(wallet, amount)
   end
-  hold.wallet_sequence = wallet.sequence + 1
-  record(wallet, {
-    kind = 'COMMIT', hold_id = hold.hold_id, lines = lines, amounts = amounts, subjects = hold.subjects,
-    labels = hold.labels, hold_create_ms = hold.create_ms, late = hold.late,
-  })
-  close_hold(wallet, hold, 'COMMITTED', request.tombstone_ms)
+  tidy_assets(wallet, hold)
+  record_commit(wallet, hold, request.final, late)
+  if request.final then
+    close_hold(wallet, hold, 'COMMITTED', request.tombstone_ms)
+  elseif late then
+    keep_settled(wallet, hold, request.tombstone_ms) -- still in use: remember it for longer
+  else
+    keep_hold(wallet, hold)
+  end
+end
+
+local function changes_nothing(request, hold, totals)
+  if request.final then
+    return false
+  end
+  for _, amount in ipairs(hold.amounts) do
+    if totals[amount.asset] and totals[amount.asset] ~= accounted(amount) then
+      return false
+    end
+  end
+  return true
+end
+
+local function committed_answer(wallet, request, hold, totals)
+  if request.final and has_same_totals(hold, totals) then
+    return { status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = true }
+  end
+  return { status = 'HOLD_COMMITTED', hold = hold_reply(hold) }
+end
+
+local function commit_hold(wallet, request, hold)
+  local totals = totals_of(request)
+  if hold.state == 'RELEASED' then
+    return { status = 'HOLD_RELEASED' }
+  end
+  touch_assets(wallet, hold.amounts)
+  -- A hold is over at its expiry, whether or not the sweep has been here: its units are free, the usage is late.
+  if is_due(wallet, hold) then
+    expire_hold(wallet, hold, request.tombstone_ms)
+  end
+  if hold.state == 'COMMITTED' then
+    return committed_answer(wallet, request, hold, totals)
+  end
+  local refused = commit_refusal(wallet, request, hold)
+  if refused then
+    if hold.state == 'EXPIRED' then
+      keep_settled(wallet, hold, request.tombstone_ms) -- it will be sent again: remember it for longer
+    end
+    return refused
+  end
+  local replayed = changes_nothing(request, hold, totals)
+  if not replayed then
+    settle(wallet, request, hold, totals)
+  end
+  return { status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = replayed }
 end
 
 local function commit(keys, args)
@@ -107,34 +172,9 @@ local function commit(keys, args)
   if not hold then
     return answer({ status = 'HOLD_UNKNOWN' })
   end
-  if hold.state == 'RELEASED' then
-    return answer({ status = 'HOLD_RELEASED' })
+  local reply = commit_hold(wallet, request, hold)
+  if #wallet.writes > 0 then
+    save(wallet)
   end
-  local totals = totals_of(request)
-  if hold.state == 'COMMITTED' then
-    local same = has_same_totals(hold, totals)
-    return answer({
-      status = same and 'OK' or 'HOLD_COMMITTED', hold = hold_reply(hold), replayed = true,
-      balances = hold_balances(wallet, hold),
-    })
-  end
-  -- A hold is over at its expiry, whether or not the sweep has been here: its units are free, the usage is late.
-  if is_due(wallet, hold) then
-    expire_hold(wallet, hold, request.tombstone_ms)
-  end
-  local refused = commit_refusal(wallet, request, hold)
-  if refused then
-    if hold.state == 'EXPIRED' then
-      close_hold(wallet, hold, 'EXPIRED', request.tombstone_ms) -- it will be sent again: remember it for longer
-    end
-    if #wallet.writes > 0 then
-      save(wallet)
-    end
-    return answer(refused)
-  end
-  settle(wallet, request, hold, totals)
-  save(wallet)
-  return answer({
-    status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = false,
-  })
+  return answer(reply)
 end

@@ -1,10 +1,16 @@
--- grants.lua: grants stack; which of them pays. Works on the Lua tables of store.lua only, no Redis calls.
+-- grants.lua: grants stack; which of them pays, and what time does to them.
 --
--- A grant is {id, free, pinned, priority, expire_ms, source, effective_ms, create_ms}: `free` units can be held,
--- `pinned` units belong to open holds. An asset keeps its live grants (free + pinned > 0) in burn order, and
--- available = sum of free - debt + overdraft limit, held = sum of pinned.
+-- A grant is {id, free, pinned, priority, expire_ms, source, effective_ms, create_ms, voided}: `free` units can be
+-- held, `pinned` units belong to open holds. An asset keeps its live grants (free + pinned > 0) in burn order, and
+-- those that are not effective yet in `scheduled`, where they are no money.
+--
+--   available = free - debt - overdraft held + overdraft limit      held = pinned + overdraft held
+--   settled   = free + pinned - debt
+--
+-- Units that no grant covers are drawn on the overdraft: held as "overdraft held", debited as debt. In pins and
+-- debits their grant id is "".
 
-local ID, FREE, PINNED, PRIORITY, EXPIRE, SOURCE, EFFECTIVE, CREATE = 1, 2, 3, 4, 5, 6, 7, 8
+local ID, FREE, PINNED, PRIORITY, EXPIRE, SOURCE, EFFECTIVE, CREATE, VOIDED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 -- Burn order: low priority number, soonest expiry (never last), promotions before the rest, oldest, id.
 local function burns_before(a, b)
@@ -23,15 +29,67 @@ local function burns_before(a, b)
   return text_before(a[ID], b[ID])
 end
 
-local function add_grant(asset, grant)
-  local place = #asset.grants + 1
-  while place > 1 and burns_before(grant, asset.grants[place - 1]) do
+local function effective_before(a, b)
+  if a[EFFECTIVE] ~= b[EFFECTIVE] then
+    return a[EFFECTIVE] < b[EFFECTIVE]
+  end
+  return burns_before(a, b)
+end
+
+local function available_of(asset)
+  return asset.free - asset.debt - asset.overdraft_held + asset.overdraft_limit
+end
+
+local function held_of(asset)
+  return asset.pinned + asset.overdraft_held
+end
+
+local function is_over(grant, now)
+  return grant[EXPIRE] ~= 0 and grant[EXPIRE] <= now
+end
+
+local function insert_sorted(grants, grant, before)
+  local place = #grants + 1
+  while place > 1 and before(grant, grants[place - 1]) do
     place = place - 1
   end
-  table.insert(asset.grants, place, grant)
-  asset.available = checked(asset.available + grant[FREE])
-  checked(asset.available + asset.held) -- all of it may become available again
+  table.insert(grants, place, grant)
+end
+
+-- Takes units out of a grant that are not pinned, for good.
+local function drain(wallet, code, asset, grant, units, kind)
+  grant[FREE] = grant[FREE] - units
+  asset.free = asset.free - units
   asset.changed = true
+  add_line(wallet, kind, code, units, grant[ID])
+end
+
+-- Funds come in.
+local function activate(wallet, code, asset, grant)
+  insert_sorted(asset.grants, grant, burns_before)
+  asset.free = asset.free + grant[FREE]
+  add_line(wallet, 'GRANT', code, grant[FREE], grant[ID])
+  asset.changed = true
+end
+
+-- Debt never stands beside free units: whatever becomes free repays it first, in burn order. Otherwise a grant could
+-- expire beside a debt that it could have paid.
+local function repay_debt(wallet, code, asset)
+  for _, grant in ipairs(asset.grants) do
+    local repaid = math.min(asset.debt, grant[FREE])
+    if repaid > 0 then
+      drain(wallet, code, asset, grant, repaid, 'REPAY')
+      asset.debt = asset.debt - repaid
+    end
+  end
+end
+
+local function expire_grants(wallet, code, asset)
+  for _, grant in ipairs(asset.grants) do
+    if grant[FREE] > 0 and is_over(grant, wallet.now) then
+      drain(wallet, code, asset, grant, grant[FREE], 'EXPIRE')
+    end
+  end
 end
 
 -- Grants with nothing left are history; the ledger keeps them.
@@ -45,8 +103,70 @@ local function drop_empty_grants(asset)
   asset.grants = live
 end
 
--- Takes `units` of free funds in burn order; the caller has checked that they are available.
--- Returns {{grant id, units}, ...}, and pins them when `pin` is true.
+-- When time next changes something by itself: a grant becomes effective, or free units expire.
+local function plan_next(wallet, asset)
+  local next_ms = asset.scheduled[1] and asset.scheduled[1][EFFECTIVE] or 0
+  for _, grant in ipairs(asset.grants) do
+    if grant[EXPIRE] ~= 0 and grant[FREE] > 0 and (next_ms == 0 or grant[EXPIRE] < next_ms) then
+      next_ms = grant[EXPIRE]
+    end
+  end
+  asset.next_ms = next_ms
+  asset.changed = true
+  due_by(wallet, next_ms)
+end
+
+-- Does what time has done: the event, if any, is made by the caller (`record_time`).
+local function refresh(wallet, code, asset)
+  while asset.scheduled[1] and asset.scheduled[1][EFFECTIVE] <= wallet.now do
+    activate(wallet, code, asset, table.remove(asset.scheduled, 1))
+    repay_debt(wallet, code, asset)
+  end
+  expire_grants(wallet, code, asset)
+  drop_empty_grants(asset)
+  plan_next(wallet, asset)
+end
+
+-- After units have moved: debt, grants with nothing left, the next time that matters.
+local function tidy(wallet, code, asset)
+  repay_debt(wallet, code, asset)
+  drop_empty_grants(asset)
+  plan_next(wallet, asset)
+end
+
+local function new_asset(wallet, code)
+  local asset = {
+    free = 0, pinned = 0, debt = 0, overdraft_limit = 0, overdraft_held = 0, next_ms = 0, grants = {}, scheduled = {},
+  }
+  wallet.assets[code] = asset
+  return asset
+end
+
+-- The asset of a wallet, as of now; nil if the wallet never had any of it. What time did meanwhile becomes an event.
+local function asset_of(wallet, code)
+  local asset = wallet.assets[code]
+  if asset == nil then
+    local packed = redis.call('HGET', wallet.keys[WALLET], code)
+    if not packed then
+      wallet.assets[code] = false
+      return nil
+    end
+    local a = cmsgpack.unpack(packed)
+    asset = {
+      free = a[1], pinned = a[2], debt = a[3], overdraft_limit = a[4], overdraft_held = a[5], next_ms = a[6],
+      grants = a[7], scheduled = a[8],
+    }
+    wallet.assets[code] = asset
+  end
+  if asset and asset.next_ms ~= 0 and asset.next_ms <= wallet.now then
+    refresh(wallet, code, asset)
+    record_time(wallet)
+  end
+  return asset or nil
+end
+
+-- Takes up to `units` of free funds in burn order, and the rest from the overdraft. With `pin` they are held, else
+-- they are gone. Returns {{grant id, units}, ...}. Whether that much is available is the caller's question.
 local function take(asset, units, pin)
   local taken = {}
   for _, grant in ipairs(asset.grants) do
@@ -56,76 +176,121 @@ local function take(asset, units, pin)
     local part = math.min(grant[FREE], units)
     if part > 0 then
       grant[FREE] = grant[FREE] - part
+      asset.free = asset.free - part
       if pin then
         grant[PINNED] = grant[PINNED] + part
+        asset.pinned = asset.pinned + part
       end
       taken[#taken + 1] = { grant[ID], part }
       units = units - part
-      asset.available = asset.available - part
     end
   end
-  if units ~= 0 then
-    error('the grants do not add up to the available units')
+  if units > 0 then
+    taken[#taken + 1] = { '', units }
+    if pin then
+      asset.overdraft_held = asset.overdraft_held + units
+    else
+      asset.debt = asset.debt + units
+    end
   end
   asset.changed = true
   return taken
 end
 
-local function pin_units(asset, units)
-  asset.held = asset.held + units
-  return take(asset, units, true)
-end
-
--- Ends the pins of a hold: `used` units are debited from the pinned grants in the order in which they were pinned,
--- the rest becomes free again in the same grants. Returns {{grant id, debited units}, ...}.
-local function settle_pins(asset, pins, used)
-  local grants_by_id = {}
-  for _, grant in ipairs(asset.grants) do
-    grants_by_id[grant[ID]] = grant
-  end
-  local debits = {}
-  for _, pin in ipairs(pins) do
-    local grant, units = grants_by_id[pin[1]], pin[2]
-    local debited = math.min(units, used)
-    local given_back = units - debited
-    used = used - debited
-    grant[PINNED] = grant[PINNED] - units
-    grant[FREE] = grant[FREE] + given_back
-    asset.held = asset.held - units
-    asset.available = asset.available + given_back
-    if debited > 0 then
-      debits[#debits + 1] = { pin[1], debited }
+-- Adds pins or debits to a list of them. Those of one grant in a row are one, so that a hold does not grow with every
+-- raise and progress report.
+local function append_units(list, more)
+  for _, entry in ipairs(more) do
+    local last = list[#list]
+    if last and last[1] == entry[1] then
+      list[#list] = { entry[1], last[2] + entry[2] }
+    else
+      list[#list + 1] = entry
     end
   end
-  drop_empty_grants(asset)
-  asset.changed = true
-  return debits
 end
 
--- Debits free funds at once, for usage that is no longer pinned.
-local function debit_free(asset, units)
-  local debits = take(asset, units, false)
-  drop_empty_grants(asset)
-  return debits
+local function grants_by_id(asset)
+  local by_id = {}
+  for _, grant in ipairs(asset.grants) do
+    by_id[grant[ID]] = grant
+  end
+  return by_id
+end
+
+-- Debits `units` of what is pinned, in the order in which it was pinned. Returns the debits and the pins left.
+local function debit_pins(asset, pins, units)
+  local by_id, debits, left = grants_by_id(asset), {}, {}
+  for _, pin in ipairs(pins) do
+    local grant_id, debited = pin[1], math.min(pin[2], units)
+    units = units - debited
+    if debited > 0 then
+      debits[#debits + 1] = { grant_id, debited }
+      if grant_id == '' then
+        asset.overdraft_held = asset.overdraft_held - debited
+        asset.debt = asset.debt + debited
+      else
+        by_id[grant_id][PINNED] = by_id[grant_id][PINNED] - debited
+        asset.pinned = asset.pinned - debited
+      end
+    end
+    if pin[2] > debited then
+      left[#left + 1] = { grant_id, pin[2] - debited }
+    end
+  end
+  asset.changed = true
+  return debits, left
+end
+
+-- Gives pinned units back to the grants they came from. A grant that expired or was voided while they were pinned
+-- keeps none of them.
+local function unpin(wallet, code, asset, pins)
+  local by_id = grants_by_id(asset)
+  for _, pin in ipairs(pins) do
+    local grant, units = by_id[pin[1]], pin[2]
+    if not grant then
+      asset.overdraft_held = asset.overdraft_held - units
+    else
+      grant[PINNED] = grant[PINNED] - units
+      asset.pinned = asset.pinned - units
+      grant[FREE] = grant[FREE] + units
+      asset.free = asset.free + units
+      if grant[VOIDED] then
+        drain(wallet, code, asset, grant, units, 'VOID')
+      elseif is_over(grant, wallet.now) then
+        drain(wallet, code, asset, grant, units, 'EXPIRE')
+      end
+    end
+  end
+  tidy(wallet, code, asset)
 end
 
 local function balance_of(code, asset, with_grants)
-  asset = asset or { available = 0, held = 0, debt = 0, overdraft_limit = 0, grants = {} }
+  if not asset then
+    return {
+      asset = code, settled = 0, held = 0, available = 0, debt = 0, overdraft_limit = 0, grants = {}, scheduled = {},
+    }
+  end
   -- Settled is summed from the grants rather than derived, so that available + held = settled + overdraft limit
   -- is a check of the books and not a definition.
-  local settled, grants = -asset.debt, {}
+  local settled, grants, scheduled = -asset.debt, {}, {}
+  local function describe(grant)
+    return {
+      grant_id = grant[ID], free = grant[FREE], pinned = grant[PINNED], priority = grant[PRIORITY],
+      source = grant[SOURCE], effective_ms = grant[EFFECTIVE], expire_ms = grant[EXPIRE], create_ms = grant[CREATE],
+    }
+  end
   for i, grant in ipairs(asset.grants) do
     settled = settled + grant[FREE] + grant[PINNED]
     if with_grants then
-      grants[i] = {
-        grant_id = grant[ID], free = grant[FREE], pinned = grant[PINNED], priority = grant[PRIORITY],
-        source = grant[SOURCE], effective_ms = grant[EFFECTIVE], expire_ms = grant[EXPIRE],
-        create_ms = grant[CREATE],
-      }
+      grants[i] = describe(grant)
     end
   end
+  for i, grant in ipairs(with_grants and asset.scheduled or {}) do
+    scheduled[i] = describe(grant)
+  end
   return {
-    asset = code, settled = settled, held = asset.held, available = asset.available, debt = asset.debt,
-    overdraft_limit = asset.overdraft_limit, grants = grants,
+    asset = code, settled = settled, held = held_of(asset), available = available_of(asset), debt = asset.debt,
+    overdraft_limit = asset.overdraft_limit, grants = grants, scheduled = scheduled,
   }
 end

@@ -3,34 +3,41 @@
 -- All holds of a wallet are fields of one hash. An open hold is also in the sorted set OPEN by its expiry; a
 -- settled one is in SETTLED by the time at which it may be forgotten. So every hold is in exactly one of the two,
 -- the number of open holds is ZCARD, and nothing that carries money has a TTL.
+--
+-- An amount of a hold: authorized = reserved in total; pins = {{grant id, units}, ...} still held, in burn order;
+-- debits = the same for what was debited and not refunded, in the order of the debits; counts = where it counts in
+-- caps, {{cap counters, units, units recorded in the ledger}, ...}: a part for the Authorize and one for each raise in
+-- another window. Their units always add up to held + debited - refunded.
 
-local EXPIRE_CHUNK = 100  -- due holds read at a time
-local EXPIRE_MAX = 1000   -- due holds freed in one call; about 3 ms of script time
+local EXPIRE_MAX = 1000 -- due holds freed in one call; about 5 ms of script time
 
--- Stored as an array, to keep an open hold small.
+-- Stored as arrays, to keep an open hold small.
 local function pack_hold(hold)
   local amounts = {}
-  for i, amount in ipairs(hold.amounts) do
+  for i, a in ipairs(hold.amounts) do
     amounts[i] = {
-      amount.asset, amount.authorized, amount.held, amount.debited, amount.uncollected, amount.pins,
+      a.asset, a.authorized, a.held, a.debited, a.uncollected, a.refunded, a.overage_policy, a.pins, a.debits,
+      a.counts,
     }
   end
   return cmsgpack.pack({
-    hold.state, hold.fingerprint, hold.create_ms, hold.expire_ms, hold.settle_ms, hold.overage_policy,
-    hold.expiry_action, amounts, hold.subjects, hold.labels, hold.late, hold.wallet_sequence,
+    hold.state, hold.fingerprint, hold.create_ms, hold.expire_ms, hold.settle_ms, hold.expiry_action, amounts,
+    hold.subjects, hold.labels, hold.late, hold.wallet_sequence, hold.way, hold.refunds,
   })
 end
 
 local function unpack_hold(hold_id, packed)
-  local h = cmsgpack.unpack(packed)
-  local amounts = {}
-  for i, a in ipairs(h[8]) do
-    amounts[i] = { asset = a[1], authorized = a[2], held = a[3], debited = a[4], uncollected = a[5], pins = a[6] }
+  local h, amounts = cmsgpack.unpack(packed), {}
+  for i, a in ipairs(h[7]) do
+    amounts[i] = {
+      asset = a[1], authorized = a[2], held = a[3], debited = a[4], uncollected = a[5], refunded = a[6],
+      overage_policy = a[7], pins = a[8], debits = a[9], counts = a[10],
+    }
   end
   return {
     hold_id = hold_id, state = h[1], fingerprint = h[2], create_ms = h[3], expire_ms = h[4], settle_ms = h[5],
-    overage_policy = h[6], expiry_action = h[7], amounts = amounts, subjects = h[9], labels = h[10], late = h[11],
-    wallet_sequence = h[12],
+    expiry_action = h[6], amounts = amounts, subjects = h[8], labels = h[9], late = h[10], wallet_sequence = h[11],
+    way = h[12], refunds = h[13],
   }
 end
 
@@ -39,19 +46,24 @@ local function find_hold(keys, hold_id)
   return packed and unpack_hold(hold_id, packed) or nil
 end
 
--- As holds/model.py has it: which grants are pinned stays inside.
+local function keep_hold(wallet, hold)
+  queue(wallet, 'HSET', wallet.keys[HOLDS], hold.hold_id, pack_hold(hold))
+end
+
+-- As holds/model.py has it: pins, debits and counters stay inside.
 local function hold_reply(hold)
   local amounts = {}
   for i, a in ipairs(hold.amounts) do
     amounts[i] = {
       asset = a.asset, authorized = a.authorized, held = a.held, debited = a.debited, uncollected = a.uncollected,
+      refunded = a.refunded, overage_policy = a.overage_policy,
     }
   end
   return {
     hold_id = hold.hold_id, state = hold.state, fingerprint = hold.fingerprint, amounts = amounts,
     create_ms = hold.create_ms, expire_ms = hold.expire_ms, settle_ms = hold.settle_ms, subjects = hold.subjects,
-    overage_policy = hold.overage_policy, expiry_action = hold.expiry_action, labels = hold.labels,
-    late = hold.late, wallet_sequence = hold.wallet_sequence,
+    expiry_action = hold.expiry_action, labels = hold.labels, late = hold.late, wallet_sequence = hold.wallet_sequence,
+    way = hold.way,
   }
 end
 
@@ -63,24 +75,107 @@ local function hold_balances(wallet, hold)
   return balances
 end
 
--- Moves a hold to a final state; it is remembered for `tombstone_ms`, so that repeats get the same answer.
-local function close_hold(wallet, hold, state, tombstone_ms)
+local function amount_of(hold, code)
+  for _, amount in ipairs(hold.amounts) do
+    if amount.asset == code then
+      return amount
+    end
+  end
+  return nil
+end
+
+-- Brings the counters of caps in line with what the hold now holds and has debited. What is less goes back to the
+-- windows it came from, the last first; what is more counts in the last.
+local function count(wallet, amount)
+  local change = amount.held + amount.debited - amount.refunded
+  for _, part in ipairs(amount.counts) do
+    change = change - part[2]
+  end
+  for i = #amount.counts, 1, -1 do
+    local part = amount.counts[i]
+    local step = math.max(change, -part[2])
+    add_to_counters(wallet, part[1], step)
+    part[2] = part[2] + step
+    change = change - step
+  end
+  record_cap_usage(wallet, amount.counts, amount.debited - amount.refunded)
+end
+
+-- Keeps a hold in a final state, and remembers it for `tombstone_ms` from now, so that repeats get the same answer.
+local function keep_settled(wallet, hold, tombstone_ms)
   local forget_ms = wallet.now + tombstone_ms
-  hold.state = state
-  hold.settle_ms = wallet.now
-  queue(wallet, 'HSET', wallet.keys[HOLDS], hold.hold_id, pack_hold(hold))
-  queue(wallet, 'ZREM', wallet.keys[OPEN], hold.hold_id)
+  keep_hold(wallet, hold)
   queue(wallet, 'ZADD', wallet.keys[SETTLED], forget_ms, hold.hold_id)
   due_by(wallet, forget_ms)
+end
+
+-- Moves a hold to a final state.
+local function close_hold(wallet, hold, state, tombstone_ms)
+  hold.state = state
+  hold.settle_ms = wallet.now
+  queue(wallet, 'ZREM', wallet.keys[OPEN], hold.hold_id)
+  keep_settled(wallet, hold, tombstone_ms)
 end
 
 -- Gives everything that is still held back to the grants it came from.
 local function give_back(wallet, hold)
   for _, amount in ipairs(hold.amounts) do
     if amount.held > 0 then
-      settle_pins(asset_of(wallet, amount.asset), amount.pins, 0)
+      unpin(wallet, amount.asset, asset_of(wallet, amount.asset), amount.pins)
       amount.held = 0
       amount.pins = {}
+    end
+    count(wallet, amount)
+  end
+end
+
+-- Notes what was debited: a line per grant that paid, the hold's totals, the usage of its caps.
+local function note_debits(wallet, amount, debits)
+  local units = 0
+  for _, debit in ipairs(debits) do
+    add_line(wallet, 'DEBIT', amount.asset, debit[2], debit[1])
+    units = units + debit[2]
+  end
+  append_units(amount.debits, debits)
+  amount.debited = amount.debited + units
+end
+
+-- Debits units that are pinned.
+local function debit_held(wallet, amount, units)
+  if units > 0 then
+    local debits, left = debit_pins(asset_of(wallet, amount.asset), amount.pins, units)
+    amount.held = amount.held - units
+    amount.pins = left
+    note_debits(wallet, amount, debits)
+  end
+end
+
+-- Debits units that are not pinned.
+local function debit_free(wallet, amount, units)
+  if units > 0 then
+    note_debits(wallet, amount, take(asset_of(wallet, amount.asset), units, false))
+  end
+end
+
+-- The event of usage, once its lines are made.
+local function record_commit(wallet, hold, final, late)
+  local amounts = {}
+  for i, a in ipairs(hold.amounts) do
+    amounts[i] = { a.asset, a.authorized, a.debited, a.uncollected }
+  end
+  hold.wallet_sequence = wallet.sequence + 1
+  record(wallet, {
+    kind = 'COMMIT', hold_id = hold.hold_id, amounts = amounts, subjects = hold.subjects, labels = hold.labels,
+    hold_create_ms = hold.create_ms, late = late, final = final,
+  })
+end
+
+-- After the units of a hold have moved. Before its event is recorded: debt may be repaid by what it gave back.
+local function tidy_assets(wallet, hold)
+  for _, amount in ipairs(hold.amounts) do
+    local asset = asset_of(wallet, amount.asset)
+    if asset then
+      tidy(wallet, amount.asset, asset)
     end
   end
 end
@@ -89,18 +184,37 @@ local function is_due(wallet, hold)
   return hold.state == 'HELD' and hold.expire_ms <= wallet.now
 end
 
-local function expire_hold(wallet, hold, tombstone_ms)
-  give_back(wallet, hold)
-  close_hold(wallet, hold, 'EXPIRED', tombstone_ms)
+-- Brings the assets of a hold, or of a way to pay, up to date: the event of what time did comes before all others.
+local function touch_assets(wallet, amounts)
+  for _, amount in ipairs(amounts) do
+    asset_of(wallet, amount.asset)
+  end
 end
 
--- Frees the next chunk of due holds of this wallet, soonest first. `done` is how many this call has freed before:
--- writes are queued, so those are still in the set and have to be skipped. Returns how many were freed.
-local function expire_chunk(wallet, tombstone_ms, done)
-  if wallet.due_ms == 0 or wallet.due_ms > wallet.now or done >= EXPIRE_MAX then
+-- The end of a hold that nobody settled in time.
+local function expire_hold(wallet, hold, tombstone_ms)
+  touch_assets(wallet, hold.amounts)
+  if hold.expiry_action == 'COMMIT_FULL' then
+    for _, amount in ipairs(hold.amounts) do
+      debit_held(wallet, amount, amount.held)
+      count(wallet, amount)
+    end
+    tidy_assets(wallet, hold)
+    record_commit(wallet, hold, true, false)
+    close_hold(wallet, hold, 'COMMITTED', tombstone_ms)
+  else
+    give_back(wallet, hold)
+    record_time(wallet, hold)
+    close_hold(wallet, hold, 'EXPIRED', tombstone_ms)
+  end
+end
+
+-- Frees the due holds of this wallet, soonest first. Returns how many.
+local function expire_due(wallet, tombstone_ms)
+  if wallet.due_ms == 0 or wallet.due_ms > wallet.now then
     return 0
   end
-  local ids = redis.call('ZRANGEBYSCORE', wallet.keys[OPEN], '-inf', wallet.now, 'LIMIT', done, EXPIRE_CHUNK)
+  local ids = redis.call('ZRANGEBYSCORE', wallet.keys[OPEN], '-inf', wallet.now, 'LIMIT', 0, EXPIRE_MAX)
   for _, hold_id in ipairs(ids) do
     expire_hold(wallet, find_hold(wallet.keys, hold_id), tombstone_ms)
   end

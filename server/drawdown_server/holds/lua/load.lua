@@ -2,14 +2,38 @@
 -- after it in the same step: nobody may see a wallet that is already frozen there as active.
 --
 -- ARGV   request: epoch, tenant_id, wallet_id, ticket_ms (Redis TIME taken before Postgres was read), state, sequence,
---        change_number, assets {asset, debt, overdraft_limit, grants {id, free, 0, priority, expire_ms, source,
---        effective_ms, create_ms}}, changes (as in apply.lua, in order)
+--        change_number, assets {asset, debt, overdraft_limit, grants, scheduled (grants.lua says how a grant looks)},
+--        caps, cap_usage {{counter, units}, ...}, changes (as in apply.lua, in order)
 -- Reply  OK {loaded: whether this call did it} | TICKET_EXPIRED | STALE_EPOCH
 -- Checks, the first that fails decides: epoch; already here (what is live is never overwritten); ticket.
 
 -- A wallet stays in Redis for longer than a ticket lives, so a slow reader of Postgres can never put back a
 -- state from before the wallet was here.
 local TICKET_MAX_MS = 30000
+
+local function load_asset(wallet, row)
+  local asset = new_asset(wallet, row.asset)
+  asset.debt = row.debt
+  asset.overdraft_limit = row.overdraft_limit
+  for _, grant in ipairs(row.grants) do
+    insert_sorted(asset.grants, grant, burns_before)
+    asset.free = asset.free + grant[FREE]
+  end
+  -- What was pinned when its grant was voided came back as free: no hold survives a load.
+  for _, grant in ipairs(asset.grants) do
+    if grant[VOIDED] and grant[FREE] > 0 then
+      drain(wallet, row.asset, asset, grant, grant[FREE], 'VOID')
+    end
+  end
+  for _, grant in ipairs(row.scheduled) do
+    insert_sorted(asset.scheduled, grant, effective_before)
+  end
+  -- Units of a hold that was lost with an older Redis are free again: they may stand beside a debt now.
+  repay_debt(wallet, row.asset, asset)
+  record_time(wallet)
+  drop_empty_grants(asset)
+  plan_next(wallet, asset)
+end
 
 local function load(keys, args)
   local request = cmsgpack.unpack(args[1])
@@ -23,20 +47,22 @@ local function load(keys, args)
   if now - request.ticket_ms > TICKET_MAX_MS then
     return answer({ status = 'TICKET_EXPIRED' })
   end
-  local wallet = {
-    keys = keys, now = now, tenant_id = request.tenant_id, wallet_id = request.wallet_id, state = request.state,
-    sequence = request.sequence, change_number = request.change_number, due_ms = 0, loaded_ms = now, assets = {},
-    writes = {},
-  }
+  local wallet = new_wallet(keys, request, now)
+  wallet.state = request.state
+  wallet.sequence = request.sequence
+  wallet.change_number = request.change_number
+  wallet.due_ms = 0
+  wallet.loaded_ms = now
+  wallet.has_caps = #request.caps > 0
+  wallet.caps = request.caps
   for _, row in ipairs(request.assets) do
-    local asset = new_asset(wallet, row.asset)
-    asset.debt = row.debt
-    asset.overdraft_limit = row.overdraft_limit
-    asset.available = row.overdraft_limit - row.debt
-    asset.changed = true
-    for _, grant in ipairs(row.grants) do
-      add_grant(asset, grant)
-    end
+    load_asset(wallet, row)
+  end
+  if wallet.has_caps then
+    queue(wallet, 'HSET', keys[WALLET], 'caps', cmsgpack.pack(request.caps))
+  end
+  for _, usage in ipairs(request.cap_usage) do
+    queue(wallet, 'HSET', keys[CAPS], usage[1], string.format('%d', usage[2]))
   end
   for _, change in ipairs(request.changes) do
     apply_change(wallet, change)

@@ -1,15 +1,16 @@
 -- store.lua: how the verbs read and write. Shared by every script of the library.
 --
--- KEYS   the same seven for every verb that works on a wallet, in the order of keys.py: all of one partition.
+-- KEYS   the same eight for every verb that works on a wallet, in the order of keys.py: all of one partition.
 -- ARGV   one: the request, a msgpack map (holds/messages.py has its fields).
 -- Reply  one msgpack map with `status`. "OK" or what stopped the verb; the rest depends on the verb.
 -- Units  integers in the asset's smallest unit; Lua numbers are doubles, exact up to 2^53-1.
 -- Times  milliseconds of Redis TIME, which stands still inside a script. 0 = never / not yet.
 --
 -- A verb first reads and decides, changing only Lua tables. Writes are queued and performed by `save` at the very
--- end, so nothing that can fail stands between two of them: scripts are isolated, but not rolled back.
+-- end, so nothing that can fail stands between two of them: scripts are isolated, but not rolled back. A verb that
+-- only reads does the same and never saves.
 
-local META, OUTBOX, DUE, WALLET, HOLDS, OPEN, SETTLED = 1, 2, 3, 4, 5, 6, 7
+local META, OUTBOX, DUE, WALLET, HOLDS, OPEN, SETTLED, CAPS = 1, 2, 3, 4, 5, 6, 7, 8
 
 local UNITS_MAX = 9007199254740991 -- 2^53-1
 local EVENT_VERSION = 1
@@ -35,6 +36,17 @@ local function checked_amount(units)
   return units
 end
 
+-- The amounts of a request name each asset once: checks look at one amount at a time.
+local function check_distinct(amounts)
+  local seen = {}
+  for _, amount in ipairs(amounts) do
+    if seen[amount.asset] then
+      error('an asset is named twice: ' .. amount.asset)
+    end
+    seen[amount.asset] = true
+  end
+end
+
 -- Byte order, as sorted sets have it: Lua's < follows the locale in which the store was started.
 local function text_before(a, b)
   for i = 1, math.min(#a, #b) do
@@ -55,65 +67,49 @@ local function answer(reply)
   return cmsgpack.pack(reply)
 end
 
--- Wallet hash: `head` = {state, sequence, change number, due, loaded}, and one packed field per asset code.
+-- Wallet hash: `head` = {state, sequence, change number, due, loaded, has caps}, `caps` = the caps if there are any,
+-- and one packed field per asset code.
+
+local function new_wallet(keys, request, now)
+  return {
+    keys = keys, now = now, tenant_id = request.tenant_id, wallet_id = request.wallet_id,
+    assets = {}, writes = {}, lines = {}, cap_usage = {}, counters = {}, counted = {},
+  }
+end
 
 local function open_wallet(keys, request)
   local packed = redis.call('HGET', keys[WALLET], 'head')
   if not packed then
     return nil
   end
-  local head = cmsgpack.unpack(packed)
-  return {
-    keys = keys,
-    now = now_ms(),
-    tenant_id = request.tenant_id,
-    wallet_id = request.wallet_id,
-    state = head[1],
-    sequence = head[2],
-    change_number = head[3],
-    due_ms = head[4], -- when the sweep looks at this wallet next; never later than something is due
-    loaded_ms = head[5],
-    assets = {},
-    writes = {},
-  }
+  local head, wallet = cmsgpack.unpack(packed), new_wallet(keys, request, now_ms())
+  wallet.state = head[1]
+  wallet.sequence = head[2]
+  wallet.change_number = head[3]
+  wallet.due_ms = head[4] -- when the sweep looks at this wallet next; never later than something is due
+  wallet.loaded_ms = head[5]
+  wallet.has_caps = head[6]
+  return wallet
 end
 
 local function queue(wallet, ...)
   wallet.writes[#wallet.writes + 1] = { ... }
 end
 
--- Asset field: {available, held, debt, overdraft limit, grants in burn order}.
-local function unpack_asset(packed)
-  local a = cmsgpack.unpack(packed)
-  return { available = a[1], held = a[2], debt = a[3], overdraft_limit = a[4], grants = a[5] }
-end
-
--- The asset of a wallet; nil if the wallet never had any of it.
-local function asset_of(wallet, code)
-  local asset = wallet.assets[code]
-  if asset == nil then
-    local packed = redis.call('HGET', wallet.keys[WALLET], code)
-    asset = packed and unpack_asset(packed) or false
-    wallet.assets[code] = asset
-  end
-  return asset or nil
-end
-
-local function new_asset(wallet, code)
-  local asset = { available = 0, held = 0, debt = 0, overdraft_limit = 0, grants = {} }
-  wallet.assets[code] = asset
-  return asset
-end
-
--- The sweep must look at this wallet no later than `due_ms`.
+-- The sweep must look at this wallet no later than `due_ms`; 0 asks for nothing.
 local function due_by(wallet, due_ms)
-  if wallet.due_ms == 0 or due_ms < wallet.due_ms then
+  if due_ms ~= 0 and (wallet.due_ms == 0 or due_ms < wallet.due_ms) then
     wallet.due_ms = due_ms
     queue(wallet, 'ZADD', wallet.keys[DUE], due_ms, wallet.tenant_id .. '|' .. wallet.wallet_id)
   end
 end
 
--- The next event of this wallet. `event` has kind, lines and what else ledger/events.py lists.
+-- One line of the event that is being made: units of a grant ("" = debt) that moved.
+local function add_line(wallet, kind, asset, units, grant_id)
+  wallet.lines[#wallet.lines + 1] = { kind, asset, units, grant_id }
+end
+
+-- Makes the wallet's next event of the lines so far. `event` has kind and what else ledger/events.py lists.
 local function record(wallet, event)
   wallet.sequence = wallet.sequence + 1
   queue(wallet, 'XADD', wallet.keys[OUTBOX], '*', 'e', cmsgpack.pack({
@@ -125,27 +121,50 @@ local function record(wallet, event)
     wallet.now,
     event.change_number or 0,
     event.hold_id or '',
-    event.lines,
+    wallet.lines,
     event.amounts or {},
     event.subjects or {},
     event.labels or '',
     event.hold_create_ms or 0,
     event.late or false,
+    event.final ~= false,
+    event.refund_id or '',
+    wallet.cap_usage,
   }))
+  wallet.lines = {}
+  wallet.cap_usage = {}
+end
+
+-- What time did by itself: grants that became effective or expired, also by what `hold` gave back. Nothing to record,
+-- no event.
+local function record_time(wallet, hold)
+  if #wallet.lines > 0 then
+    if hold then
+      hold.wallet_sequence = wallet.sequence + 1
+    end
+    record(wallet, { kind = 'TIME', hold_id = hold and hold.hold_id })
+  end
+end
+
+local function pack_asset(asset)
+  checked(asset.free + asset.pinned) -- all of it may become free again
+  return cmsgpack.pack({
+    checked(asset.free), checked(asset.pinned), checked(asset.debt), asset.overdraft_limit,
+    checked(asset.overdraft_held), asset.next_ms, asset.grants, asset.scheduled,
+  })
 end
 
 local function save(wallet)
+  if #wallet.lines > 0 then
+    error('lines without an event')
+  end
   local fields = { 'head', cmsgpack.pack({
-    wallet.state, wallet.sequence, wallet.change_number, wallet.due_ms, wallet.loaded_ms,
+    wallet.state, wallet.sequence, wallet.change_number, wallet.due_ms, wallet.loaded_ms, wallet.has_caps,
   }) }
   for code, asset in pairs(wallet.assets) do
     if asset and asset.changed then
-      checked(asset.available)
-      checked(asset.held)
       fields[#fields + 1] = code
-      fields[#fields + 1] = cmsgpack.pack({
-        asset.available, asset.held, asset.debt, asset.overdraft_limit, asset.grants,
-      })
+      fields[#fields + 1] = pack_asset(asset)
     end
   end
   redis.call('HSET', wallet.keys[WALLET], unpack(fields))

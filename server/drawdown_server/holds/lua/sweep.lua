@@ -1,4 +1,5 @@
--- sweep.lua: free the due holds of one wallet and forget its old tombstones; bounded, so call it again while `more`.
+-- sweep.lua: do what time asks for in one wallet: free due holds, let grants become effective and expire, forget old
+-- tombstones and counters. Bounded, so call it again while `more`.
 --
 -- ARGV   request: epoch, tenant_id, wallet_id, tombstone_ms
 -- Reply  OK {expired, forgotten, more} | NOT_LOADED | STALE_EPOCH
@@ -6,6 +7,7 @@
 
 local FORGET_MAX = 1000 -- tombstones looked at in one call; about 3 ms of script time
 local RETRY_MS = 1000 -- when to look again at a tombstone that the ledger cannot replace yet
+local COUNTER_KEPT_MS = 2 * 86400000 -- counters outlive their window by more than the longest ttl of a hold
 
 -- How far Postgres has recorded the outbox: a function that tells whether all events up to a moment are recorded. The
 -- flusher trims up to the last recorded event and keeps that one, so in a trimmed outbox it is the first.
@@ -45,6 +47,31 @@ local function forget_tombstones(wallet)
   return #ids, #forgotten
 end
 
+-- A counter whose window is over is history: give it up once no open hold can still count in it.
+local function forget_counters(wallet)
+  if not wallet.has_caps then
+    return
+  end
+  for _, counter in ipairs(redis.call('HKEYS', wallet.keys[CAPS])) do
+    local window, period = counter:match('|([A-Z]+)|(%d+)$')
+    local current = period_of(window, wallet.now - COUNTER_KEPT_MS)
+    if tonumber(period) < current then
+      queue(wallet, 'HDEL', wallet.keys[CAPS], counter)
+    end
+  end
+end
+
+local function asset_codes(keys)
+  local codes = {}
+  for _, field in ipairs(redis.call('HKEYS', keys[WALLET])) do
+    if field ~= 'head' and field ~= 'caps' then
+      codes[#codes + 1] = field
+    end
+  end
+  table.sort(codes, text_before)
+  return codes
+end
+
 local function score_at(key, rank)
   local entry = redis.call('ZRANGE', key, rank, rank, 'WITHSCORES')
   return tonumber(entry[2])
@@ -58,7 +85,11 @@ end
 local function next_due(wallet, expired, looked_at, tombstone_ms)
   local due_ms = score_at(wallet.keys[OPEN], expired) or 0
   due_ms = sooner(due_ms, score_at(wallet.keys[SETTLED], looked_at) or 0)
-  return sooner(due_ms, expired > 0 and wallet.now + tombstone_ms or 0)
+  due_ms = sooner(due_ms, expired > 0 and wallet.now + tombstone_ms or 0)
+  for _, asset in pairs(wallet.assets) do
+    due_ms = sooner(due_ms, asset and asset.next_ms or 0)
+  end
+  return due_ms
 end
 
 local function sweep(keys, args)
@@ -72,8 +103,12 @@ local function sweep(keys, args)
     redis.call('ZREM', keys[DUE], member)
     return answer({ status = 'NOT_LOADED' })
   end
-  local expired = expire_chunk(wallet, request.tombstone_ms, 0)
+  local expired = expire_due(wallet, request.tombstone_ms)
+  for _, code in ipairs(asset_codes(keys)) do
+    asset_of(wallet, code)
+  end
   local looked_at, forgotten = forget_tombstones(wallet)
+  forget_counters(wallet)
   wallet.due_ms = next_due(wallet, expired, looked_at, request.tombstone_ms)
   if forgotten < looked_at then
     wallet.due_ms = sooner(wallet.due_ms, wallet.now + RETRY_MS)
@@ -85,6 +120,7 @@ local function sweep(keys, args)
   end
   save(wallet)
   return answer({
-    status = 'OK', expired = expired, forgotten = forgotten, more = wallet.due_ms ~= 0 and wallet.due_ms <= wallet.now,
+    status = 'OK', expired = expired, forgotten = forgotten,
+    more = wallet.due_ms ~= 0 and wallet.due_ms <= wallet.now,
   })
 end

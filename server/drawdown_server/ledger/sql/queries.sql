@@ -69,17 +69,22 @@ RETURNING tenant_id, wallet_id, partition, state, display_name, labels, change_n
     create_time, update_time
 
 -- change_create --
-INSERT INTO wallet_changes (tenant_id, wallet_id, change_number, kind, grant_id, state, reason)
+INSERT INTO wallet_changes (tenant_id, wallet_id, change_number, kind, target, payload, reason)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 
+-- change_get --
+SELECT change_number, payload, reason, create_time
+FROM wallet_changes WHERE tenant_id = $1 AND wallet_id = $2 AND change_number = $3
+
 -- change_list --
-SELECT change_number, kind, grant_id, state, reason, create_time
+SELECT change_number, payload, reason, create_time
 FROM wallet_changes WHERE tenant_id = $1 AND wallet_id = $2 AND change_number > $3
 ORDER BY change_number LIMIT $4
 
--- change_state_as_of --
-SELECT state FROM wallet_changes
-WHERE tenant_id = $1 AND wallet_id = $2 AND change_number <= $3 AND kind = 'STATE'
+-- change_latest --
+-- The newest change of a kind about one thing, up to a number.
+SELECT change_number, payload, reason, create_time
+FROM wallet_changes WHERE tenant_id = $1 AND wallet_id = $2 AND kind = $3 AND target = $4 AND change_number <= $5
 ORDER BY change_number DESC LIMIT 1
 
 -- wallets_with_pending_changes --
@@ -89,15 +94,33 @@ ORDER BY update_time LIMIT $2
 
 -- grant_get --
 SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
-    labels, change_number, create_time
+    void_time, live, applied_expire_time, applied_void, labels, change_number, create_time
 FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND grant_id = $3
 
 -- grant_create --
 INSERT INTO grants (tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time,
-    expire_time, labels, change_number)
-VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9, $10, $11)
+    expire_time, applied_expire_time, labels, change_number)
+VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8, $9, $9, $10, $11)
 RETURNING tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
-    labels, change_number, create_time
+    void_time, live, applied_expire_time, applied_void, labels, change_number, create_time
+
+-- grant_void --
+UPDATE grants SET void_time = date_trunc('milliseconds', now())
+WHERE tenant_id = $1 AND wallet_id = $2 AND grant_id = $3
+RETURNING tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
+    void_time, live, applied_expire_time, applied_void, labels, change_number, create_time
+
+-- grant_set_expiry --
+UPDATE grants SET expire_time = $4
+WHERE tenant_id = $1 AND wallet_id = $2 AND grant_id = $3
+RETURNING tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
+    void_time, live, applied_expire_time, applied_void, labels, change_number, create_time
+
+-- grants_by_id --
+SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
+    void_time, live, applied_expire_time, applied_void, labels, change_number, create_time
+FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND grant_id = ANY($3::text[])
+ORDER BY change_number
 
 -- grant_limits --
 -- Under wallet_lock. What is debited and not yet recorded still counts as remaining, which errs on the safe side.
@@ -106,44 +129,82 @@ FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND asset = $3 AND remaining
 
 -- grant_list --
 SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
-    labels, change_number, create_time
+    void_time, live, applied_expire_time, applied_void, labels, change_number, create_time
 FROM grants
 WHERE tenant_id = $1 AND wallet_id = $2 AND ($3::text = '' OR asset = $3) AND change_number > $4
 ORDER BY change_number LIMIT $5
 
--- grant_list_live --
+-- grant_list_unspent --
 SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
-    labels, change_number, create_time
+    void_time, live, applied_expire_time, applied_void, labels, change_number, create_time
 FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND remaining_units > 0
 ORDER BY change_number
 
 -- balance_list --
-SELECT asset, settled_units, granted_units, debited_units, expired_units, debt_units
+SELECT asset, settled_units, granted_units, debited_units, expired_units, debt_units, overdraft_limit_units
 FROM balances WHERE tenant_id = $1 AND wallet_id = $2
 ORDER BY asset
 
+-- cap_list --
+SELECT subject, asset, time_window, limit_units, mode
+FROM caps WHERE tenant_id = $1 AND wallet_id = $2
+
+-- cap_set --
+INSERT INTO caps (tenant_id, wallet_id, subject, asset, time_window, limit_units, mode, change_number)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (tenant_id, wallet_id, subject, asset, time_window) DO UPDATE
+SET limit_units = EXCLUDED.limit_units, mode = EXCLUDED.mode, change_number = EXCLUDED.change_number
+
+-- cap_remove --
+DELETE FROM caps
+WHERE tenant_id = $1 AND wallet_id = $2 AND subject = $3 AND asset = $4 AND time_window = $5
+
+-- applied_cap_list --
+SELECT subject, asset, time_window, limit_units, mode
+FROM applied_caps WHERE tenant_id = $1 AND wallet_id = $2
+ORDER BY change_number
+
+-- cap_usage_list --
+-- The minute is for clocks that differ: a counter whose window has ended does no harm.
+SELECT counter, units
+FROM cap_usage
+WHERE tenant_id = $1 AND wallet_id = $2 AND (end_time IS NULL OR end_time > now() - interval '1 minute')
+ORDER BY counter
+
+-- cap_usage_forget --
+DELETE FROM cap_usage
+WHERE (tenant_id, wallet_id, counter) IN (
+    SELECT u.tenant_id, u.wallet_id, u.counter FROM cap_usage u
+    WHERE u.end_time < now() - make_interval(secs => $1::float8)
+    ORDER BY u.end_time LIMIT $2)
+
 -- settled_hold_get --
 -- The latest use of the id.
-SELECT tenant_id, wallet_id, hold_id, state, wallet_sequence, amounts, subjects, labels, late, create_time, settle_time
+SELECT tenant_id, wallet_id, hold_id, final, wallet_sequence, amounts, refunds, subjects, labels, late, create_time,
+    settle_time
 FROM settled_holds WHERE tenant_id = $1 AND wallet_id = $2 AND hold_id = $3
-ORDER BY wallet_sequence DESC LIMIT 1
+ORDER BY create_time DESC LIMIT 1
 
 -- entry_list --
--- A hold's entries are found through the event that settled it: entries has no index by hold, every debit would pay.
+-- A hold's entries are found through its events: entries has no index by hold, for which every debit would pay.
 SELECT tenant_id, wallet_id, wallet_sequence, line, kind, asset, units, debit_account, credit_account, grant_id,
     hold_id, subjects, labels, occurred_time
 FROM entries
 WHERE tenant_id = $1 AND wallet_id = $2 AND (wallet_sequence, line) > ($5, $6)
     AND ($3::text = '' OR asset = $3)
     AND ($4::text = '' OR wallet_sequence IN (
-        SELECT s.wallet_sequence FROM settled_holds s WHERE s.tenant_id = $1 AND s.wallet_id = $2 AND s.hold_id = $4))
+        SELECT s.first_sequence FROM settled_holds s WHERE s.tenant_id = $1 AND s.wallet_id = $2 AND s.hold_id = $4
+        UNION ALL
+        SELECT h.wallet_sequence FROM hold_events h WHERE h.tenant_id = $1 AND h.wallet_id = $2 AND h.hold_id = $4))
 ORDER BY wallet_sequence, line LIMIT $7
 
 -- entry_sums --
--- Recomputes a wallet's balances from its entries; $3 is the wallet's account.
+-- Recomputes a wallet's balances from its entries; $3 is the wallet's account, $4 that of its debt.
 SELECT asset, grant_id,
     sum(CASE WHEN credit_account = $3 THEN units ELSE 0 END)::bigint AS credited_units,
-    sum(CASE WHEN debit_account = $3 THEN units ELSE 0 END)::bigint AS debited_units
+    sum(CASE WHEN debit_account = $3 THEN units ELSE 0 END)::bigint AS debited_units,
+    sum(CASE WHEN credit_account = $4 THEN units ELSE 0 END)::bigint AS debt_credited_units,
+    sum(CASE WHEN debit_account = $4 THEN units ELSE 0 END)::bigint AS debt_debited_units
 FROM entries WHERE tenant_id = $1 AND wallet_id = $2
 GROUP BY asset, grant_id
 
@@ -204,9 +265,32 @@ JOIN wallets w ON w.tenant_id = f.tenant_id AND w.wallet_id = f.wallet_id
 FOR UPDATE OF w
 
 -- flush_grants --
-SELECT g.tenant_id, g.wallet_id, g.grant_id, g.asset, g.units, g.source, g.change_number
+SELECT g.tenant_id, g.wallet_id, g.grant_id, g.asset, g.units, g.source, g.change_number, g.live
 FROM unnest($1::text[], $2::text[], $3::text[]) AS f (tenant_id, wallet_id, grant_id)
 JOIN grants g ON g.tenant_id = f.tenant_id AND g.wallet_id = f.wallet_id AND g.grant_id = f.grant_id
+
+-- flush_changes --
+SELECT c.tenant_id, c.wallet_id, c.change_number, c.payload
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS f (tenant_id, wallet_id, change_number)
+JOIN wallet_changes c
+    ON c.tenant_id = f.tenant_id AND c.wallet_id = f.wallet_id AND c.change_number = f.change_number
+
+-- flush_holds --
+SELECT h.tenant_id, h.wallet_id, h.hold_id, h.create_time, h.first_sequence, h.final, h.late, h.amounts, h.refunds,
+    h.settle_time
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS f (tenant_id, wallet_id, hold_id, create_time)
+JOIN settled_holds h ON h.tenant_id = f.tenant_id AND h.wallet_id = f.wallet_id AND h.hold_id = f.hold_id
+    AND h.create_time = f.create_time
+
+-- flush_holds_change --
+UPDATE settled_holds
+SET wallet_sequence = f.wallet_sequence, final = f.final, late = f.late, amounts = f.amounts::jsonb,
+    refunds = f.refunds::jsonb, settle_time = f.settle_time
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[], $6::boolean[], $7::boolean[],
+    $8::text[], $9::text[], $10::timestamptz[])
+    AS f (tenant_id, wallet_id, hold_id, create_time, wallet_sequence, final, late, amounts, refunds, settle_time)
+WHERE settled_holds.tenant_id = f.tenant_id AND settled_holds.wallet_id = f.wallet_id
+    AND settled_holds.hold_id = f.hold_id AND settled_holds.create_time = f.create_time
 
 -- flush_wallets --
 UPDATE wallets SET sequence = f.sequence, applied_change_number = f.applied_change_number
@@ -226,9 +310,10 @@ SET settled_units = settled_units + f.granted - f.debited - f.expired,
     granted_units = granted_units + f.granted,
     debited_units = debited_units + f.debited,
     expired_units = expired_units + f.expired,
-    debt_units = debt_units + f.debt
-FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-    AS f (tenant_id, wallet_id, asset, granted, debited, expired, debt)
+    debt_units = debt_units + f.debt,
+    overdraft_limit_units = coalesce(f.overdraft_limit, overdraft_limit_units)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+    AS f (tenant_id, wallet_id, asset, granted, debited, expired, debt, overdraft_limit)
 WHERE balances.tenant_id = f.tenant_id AND balances.wallet_id = f.wallet_id AND balances.asset = f.asset
 
 -- flush_grants_remaining --
@@ -237,6 +322,39 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
     AS f (tenant_id, wallet_id, grant_id, asset, units)
 WHERE grants.tenant_id = f.tenant_id AND grants.wallet_id = f.wallet_id AND grants.grant_id = f.grant_id
     AND grants.asset = f.asset
+
+-- flush_grant_lives --
+-- After the units: a grant that is taken back before it became effective never is; it has nothing.
+UPDATE grants
+SET live = grants.live OR f.live,
+    applied_void = grants.applied_void OR f.void,
+    remaining_units = CASE WHEN f.void AND NOT grants.live AND NOT f.live THEN 0 ELSE grants.remaining_units END,
+    applied_expire_time = CASE WHEN f.expiry_changed THEN f.expire_time ELSE grants.applied_expire_time END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::boolean[], $6::boolean[], $7::timestamptz[])
+    AS f (tenant_id, wallet_id, grant_id, live, void, expiry_changed, expire_time)
+WHERE grants.tenant_id = f.tenant_id AND grants.wallet_id = f.wallet_id AND grants.grant_id = f.grant_id
+
+-- flush_caps_remove --
+DELETE FROM applied_caps
+USING unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+    AS f (tenant_id, wallet_id, subject, asset, time_window)
+WHERE applied_caps.tenant_id = f.tenant_id AND applied_caps.wallet_id = f.wallet_id
+    AND applied_caps.subject = f.subject AND applied_caps.asset = f.asset AND applied_caps.time_window = f.time_window
+
+-- flush_caps_set --
+INSERT INTO applied_caps (tenant_id, wallet_id, subject, asset, time_window, limit_units, mode, change_number)
+SELECT f.tenant_id, f.wallet_id, f.subject, f.asset, f.time_window, f.limit_units, f.mode, f.change_number
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bigint[])
+    AS f (tenant_id, wallet_id, subject, asset, time_window, limit_units, mode, change_number)
+ON CONFLICT (tenant_id, wallet_id, subject, asset, time_window) DO UPDATE
+SET limit_units = EXCLUDED.limit_units, mode = EXCLUDED.mode, change_number = EXCLUDED.change_number
+
+-- flush_cap_usage --
+INSERT INTO cap_usage (tenant_id, wallet_id, counter, units, end_time)
+SELECT f.tenant_id, f.wallet_id, f.counter, f.units, f.end_time
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
+    AS f (tenant_id, wallet_id, counter, units, end_time)
+ON CONFLICT (tenant_id, wallet_id, counter) DO UPDATE SET units = cap_usage.units + EXCLUDED.units
 
 -- dead_letters_create --
 INSERT INTO dead_letters (partition, epoch, stream_id, tenant_id, wallet_id, wallet_sequence, raw, error)

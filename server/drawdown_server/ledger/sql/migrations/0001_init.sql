@@ -57,20 +57,19 @@ CREATE TABLE wallet_changes (
     tenant_id text NOT NULL,
     wallet_id text NOT NULL,
     change_number bigint NOT NULL CHECK (change_number >= 1),
-    kind text NOT NULL CHECK (kind IN ('GRANT', 'STATE')),
-    grant_id text NOT NULL DEFAULT '',
-    state text NOT NULL DEFAULT '' CHECK (state IN ('', 'ACTIVE', 'FROZEN', 'CLOSED')),
+    kind text NOT NULL CHECK (kind IN ('GRANT', 'STATE', 'VOID', 'EXPIRY', 'OVERDRAFT', 'CAP', 'CAP_REMOVAL')),
+    target text NOT NULL,
+    payload jsonb NOT NULL,
     reason text NOT NULL DEFAULT '',
     create_time timestamptz NOT NULL DEFAULT date_trunc('milliseconds', now()),
-    PRIMARY KEY (tenant_id, wallet_id, change_number),
-    CHECK ((kind = 'GRANT') = (grant_id <> '')),
-    CHECK ((kind = 'STATE') = (state <> ''))
+    PRIMARY KEY (tenant_id, wallet_id, change_number)
 );
-COMMENT ON COLUMN wallet_changes.grant_id IS 'The grant that a GRANT change puts in; empty for other kinds.';
-COMMENT ON COLUMN wallet_changes.state IS 'The state that a STATE change leads to; empty for other kinds.';
+COMMENT ON COLUMN wallet_changes.target IS
+    'What it is about: the grant of GRANT, VOID and EXPIRY, the asset of OVERDRAFT, "subject|asset|WINDOW" of a cap; empty for STATE.';
+COMMENT ON COLUMN wallet_changes.payload IS 'The change as the scripts take it, so that it is applied exactly as it was recorded.';
 
--- The state of a wallet as of a change, without reading past its grants.
-CREATE INDEX wallet_states ON wallet_changes (tenant_id, wallet_id, change_number) WHERE kind = 'STATE';
+-- The newest change of a kind about one thing, without reading past the others.
+CREATE INDEX wallet_changes_by_target ON wallet_changes (tenant_id, wallet_id, kind, target, change_number);
 
 CREATE TABLE grants (
     tenant_id text NOT NULL,
@@ -83,6 +82,10 @@ CREATE TABLE grants (
     source text NOT NULL CHECK (source IN ('PURCHASE', 'PROMOTION', 'TOP_UP', 'REFUND', 'ADJUSTMENT')),
     effective_time timestamptz,
     expire_time timestamptz,
+    void_time timestamptz,
+    live boolean NOT NULL DEFAULT false,
+    applied_expire_time timestamptz,
+    applied_void boolean NOT NULL DEFAULT false,
     labels jsonb NOT NULL,
     change_number bigint NOT NULL,
     create_time timestamptz NOT NULL DEFAULT date_trunc('milliseconds', now()),
@@ -92,8 +95,13 @@ CREATE TABLE grants (
 COMMENT ON COLUMN grants.remaining_units IS
     'Units neither debited nor expired as of wallets.sequence; open holds are not in it. No index may name this column: the flusher updates it all the time.';
 COMMENT ON COLUMN grants.effective_time IS 'Null = from its creation on.';
-COMMENT ON COLUMN grants.expire_time IS 'Null = never.';
-COMMENT ON COLUMN grants.change_number IS 'The change that puts it in; above wallets.applied_change_number it is not in the balance yet.';
+COMMENT ON COLUMN grants.expire_time IS 'Null = never. The newest wanted one.';
+COMMENT ON COLUMN grants.void_time IS 'When an operator took it back. Null = never. The newest wanted one.';
+COMMENT ON COLUMN grants.live IS
+    'Its GRANT line is in the ledger. A grant that was applied and is not live is not effective yet.';
+COMMENT ON COLUMN grants.applied_expire_time IS 'expire_time as of wallets.applied_change_number.';
+COMMENT ON COLUMN grants.applied_void IS 'Whether it was void as of wallets.applied_change_number.';
+COMMENT ON COLUMN grants.change_number IS 'The change that puts it in; above wallets.applied_change_number Valkey does not have it yet.';
 
 -- Pages of ListGrants: oldest first.
 CREATE UNIQUE INDEX grants_in_order ON grants (tenant_id, wallet_id, change_number);
@@ -106,7 +114,8 @@ CREATE TABLE balances (
     granted_units bigint NOT NULL DEFAULT 0 CHECK (granted_units >= 0),
     debited_units bigint NOT NULL DEFAULT 0 CHECK (debited_units >= 0),
     expired_units bigint NOT NULL DEFAULT 0 CHECK (expired_units >= 0),
-    debt_units bigint NOT NULL DEFAULT 0 CHECK (debt_units BETWEEN 0 AND 9007199254740991),
+    debt_units bigint NOT NULL DEFAULT 0 CHECK (debt_units BETWEEN -9007199254740991 AND 9007199254740991),
+    overdraft_limit_units bigint NOT NULL DEFAULT 0 CHECK (overdraft_limit_units BETWEEN 0 AND 9007199254740991),
     PRIMARY KEY (tenant_id, wallet_id, asset),
     CHECK (settled_units = granted_units - debited_units - expired_units)
 ) WITH (fillfactor = 80);
@@ -114,7 +123,52 @@ COMMENT ON TABLE balances IS 'Sums of entries per wallet and asset as of wallets
 COMMENT ON COLUMN balances.settled_units IS 'granted - debited - expired; below 0 = debt.';
 COMMENT ON COLUMN balances.granted_units IS 'Put in over the wallet''s life: GRANT + ADJUST - VOID.';
 COMMENT ON COLUMN balances.debited_units IS 'Used over the wallet''s life: DEBIT - REFUND.';
-COMMENT ON COLUMN balances.debt_units IS 'Debited without a grant to pay for it: settled = remaining of the applied grants - debt.';
+COMMENT ON COLUMN balances.debt_units IS
+    'Debited without a grant to pay for it: settled = remaining of the live grants - debt. Below 0 = a credit that belongs to no grant.';
+COMMENT ON COLUMN balances.overdraft_limit_units IS
+    'As of wallets.applied_change_number; the newest wanted limit is in wallet_changes.';
+
+-- Hard limits on spend: the newest wanted ones, and those as of wallets.applied_change_number, which a load needs.
+CREATE TABLE caps (
+    tenant_id text NOT NULL,
+    wallet_id text NOT NULL,
+    subject text NOT NULL,
+    asset text NOT NULL,
+    time_window text NOT NULL CHECK (time_window IN ('PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME')),
+    limit_units bigint NOT NULL CHECK (limit_units BETWEEN 0 AND 9007199254740991),
+    mode text NOT NULL CHECK (mode IN ('ENFORCE', 'OBSERVE')),
+    change_number bigint NOT NULL,
+    PRIMARY KEY (tenant_id, wallet_id, subject, asset, time_window)
+);
+COMMENT ON COLUMN caps.subject IS 'Empty = the whole wallet; an exact subject; or a prefix and *.';
+COMMENT ON COLUMN caps.change_number IS 'The change that set it.';
+
+CREATE TABLE applied_caps (
+    tenant_id text NOT NULL,
+    wallet_id text NOT NULL,
+    subject text NOT NULL,
+    asset text NOT NULL,
+    time_window text NOT NULL CHECK (time_window IN ('PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME')),
+    limit_units bigint NOT NULL CHECK (limit_units BETWEEN 0 AND 9007199254740991),
+    mode text NOT NULL CHECK (mode IN ('ENFORCE', 'OBSERVE')),
+    change_number bigint NOT NULL,
+    PRIMARY KEY (tenant_id, wallet_id, subject, asset, time_window)
+);
+COMMENT ON TABLE applied_caps IS 'The caps in force as of wallets.applied_change_number, kept by the flusher.';
+
+-- Units debited per counter of a cap as of wallets.sequence, kept by the flusher; open holds are not in it.
+CREATE TABLE cap_usage (
+    tenant_id text NOT NULL,
+    wallet_id text NOT NULL,
+    counter text NOT NULL,
+    units bigint NOT NULL,
+    end_time timestamptz,
+    PRIMARY KEY (tenant_id, wallet_id, counter)
+) WITH (fillfactor = 80);
+COMMENT ON COLUMN cap_usage.counter IS 'subject|asset|WINDOW|period, as the scripts name it.';
+COMMENT ON COLUMN cap_usage.end_time IS 'When its window ends; what ended long ago is deleted. Null = never.';
+
+CREATE INDEX cap_usage_by_end ON cap_usage (end_time);
 
 -- The double-entry ledger: each row moves units from debit_account to credit_account, so every asset sums to zero by
 -- construction. Append-only: no code path updates or deletes a row.
@@ -123,7 +177,7 @@ CREATE TABLE entries (
     wallet_id text NOT NULL,
     wallet_sequence bigint NOT NULL CHECK (wallet_sequence >= 1),
     line integer NOT NULL CHECK (line >= 1),
-    kind text NOT NULL CHECK (kind IN ('GRANT', 'DEBIT', 'EXPIRE', 'REFUND', 'VOID', 'ADJUST')),
+    kind text NOT NULL CHECK (kind IN ('GRANT', 'DEBIT', 'EXPIRE', 'REFUND', 'VOID', 'ADJUST', 'REPAY')),
     asset text NOT NULL,
     units bigint NOT NULL CHECK (units BETWEEN 1 AND 9007199254740991),
     debit_account text NOT NULL,
@@ -142,28 +196,48 @@ CREATE TABLE entries (
 COMMENT ON COLUMN entries.wallet_sequence IS 'The event of the wallet. An event without lines (a Commit of zero) uses a number up and leaves no row here.';
 COMMENT ON COLUMN entries.line IS 'Line within the event, from 1.';
 COMMENT ON COLUMN entries.grant_id IS 'The grant that these units came from or went to; empty = the wallet''s debt.';
-COMMENT ON COLUMN entries.hold_id IS 'The hold whose Commit this was; empty = none.';
+COMMENT ON COLUMN entries.hold_id IS 'The hold whose Commit, Refund or end this was; empty = none.';
 COMMENT ON COLUMN entries.occurred_time IS 'When the live balance changed, by the clock of Valkey.';
 COMMENT ON COLUMN entries.stream_id IS 'Where it came from: the id in the outbox of this partition and epoch.';
 
--- Every hold that was ever committed: what a Commit or Release that comes late is answered from. A caller may use a
--- hold id again once Valkey has forgotten it; each use is a row of its own, because its debit is as real as the first.
+-- Every hold that was ever committed, as of its last event: what a Commit, Release or Refund that comes late is answered
+-- from. A caller may use a hold id again once Valkey has forgotten it; each use is a row of its own, because its debit is
+-- as real as the first.
 CREATE TABLE settled_holds (
     tenant_id text NOT NULL,
     wallet_id text NOT NULL,
     hold_id text NOT NULL,
-    state text NOT NULL CHECK (state IN ('COMMITTED')),
+    create_time timestamptz NOT NULL,
+    first_sequence bigint NOT NULL,
     wallet_sequence bigint NOT NULL,
+    final boolean NOT NULL,
+    late boolean NOT NULL,
     amounts jsonb NOT NULL,
+    refunds jsonb NOT NULL,
     subjects text[] NOT NULL,
     labels jsonb NOT NULL,
-    late boolean NOT NULL,
-    create_time timestamptz NOT NULL,
     settle_time timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, wallet_id, hold_id, create_time)
+) WITH (fillfactor = 90);
+COMMENT ON COLUMN settled_holds.create_time IS 'When it was authorized; tells the uses of one id apart.';
+COMMENT ON COLUMN settled_holds.first_sequence IS 'Its first COMMIT. Most holds have no other event; hold_events has the others.';
+COMMENT ON COLUMN settled_holds.wallet_sequence IS 'Its last event.';
+COMMENT ON COLUMN settled_holds.final IS 'False: only progress was committed so far.';
+COMMENT ON COLUMN settled_holds.amounts IS
+    'Array of {asset, authorized, debited, uncollected, refunded, debits, usage}: debits = what each grant paid and was not refunded, in order; usage = units per counter of a cap. What is 0 or empty is left out.';
+COMMENT ON COLUMN settled_holds.refunds IS 'Array of [refund_id, digest of its amounts].';
+COMMENT ON COLUMN settled_holds.late IS 'Committed after the hold had expired.';
+COMMENT ON COLUMN settled_holds.settle_time IS 'Its last COMMIT.';
+
+-- The events of a hold but its first COMMIT: progress, refunds, units given back to grants that are over. Finds the entries
+-- of a hold without an index on entries, for which every debit would pay.
+CREATE TABLE hold_events (
+    tenant_id text NOT NULL,
+    wallet_id text NOT NULL,
+    hold_id text NOT NULL,
+    wallet_sequence bigint NOT NULL,
     PRIMARY KEY (tenant_id, wallet_id, hold_id, wallet_sequence)
 );
-COMMENT ON COLUMN settled_holds.amounts IS 'Array of {asset, authorized, debited, uncollected}, in units.';
-COMMENT ON COLUMN settled_holds.late IS 'Committed after the hold had expired.';
 
 -- How far each outbox is recorded, who may record it, and which generation of Valkey's state is in force.
 CREATE TABLE partitions (

@@ -1,0 +1,118 @@
+"""Refund: what was debited goes back to the grants that had paid it, and the caps' headroom with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drawdown_server.holds.messages import SettleReply
+from drawdown_server.holds.model import HoldState, OveragePolicy
+from drawdown_server.holds.rules.events import EventKind
+from drawdown_server.holds.rules.grants import Grant, Pin
+from drawdown_server.holds.rules.hold import Hold, HoldAmount, Part
+from drawdown_server.holds.rules.settle import answer
+
+if TYPE_CHECKING:
+    from drawdown_server.holds.messages import RecordedHold, RefundRequest
+    from drawdown_server.holds.rules.events import CapDelta, Line
+    from drawdown_server.holds.rules.wallet import Wallet
+
+
+def refund(wallet: Wallet, request: RefundRequest) -> SettleReply:
+    """Give debited units back: at most what was debited, each refund id once, in any state of the hold.
+
+    A grant that is used up lives again by it. What comes back to a grant that is expired or voided ends at once, in
+    the same event.
+
+    Order of checks: hold known, here or to the ledger; refund id known (the same amounts: the same answer again;
+    others: an error); assets held; not more than was debited and not refunded yet.
+    """
+    hold = wallet.holds.get(request.hold_id) or recall(request)
+    if hold is None:
+        return SettleReply(status="HOLD_UNKNOWN")
+    wallet.touch(hold.assets)
+    if request.refund_id in hold.refunds:
+        is_same = hold.refunds[request.refund_id] == request.digest
+        if is_same:
+            return answer(wallet, hold, replayed=True)
+        return SettleReply(status="ID_REUSED", fingerprint=hold.refunds[request.refund_id])
+    for wanted in request.amounts:
+        if hold.amount(wanted.asset) is None:
+            return SettleReply(status="ASSET_NOT_HELD", asset=wanted.asset)
+    for wanted in request.amounts:
+        refundable = hold.must(wanted.asset).refundable
+        if wanted.units > refundable:
+            return SettleReply(
+                status="EXCEEDS_DEBITED", asset=wanted.asset, required=wanted.units, available=refundable
+            )
+    give_debits_back(wallet, hold, request)
+    return answer(wallet, hold)
+
+
+def give_debits_back(wallet: Wallet, hold: Hold, request: RefundRequest) -> None:
+    """The change of a refund that passed every check: asset by asset, the last debit first."""
+    wallet.holds[hold.hold_id] = hold
+    grants = {packed.grant_id: packed for packed in request.grants}
+    lines: list[Line] = []
+    usage: list[CapDelta] = []
+    for wanted in request.amounts:
+        amount = hold.must(wanted.asset)
+        for debit in amount.take_debits(wanted.units):
+            packed = grants.get(debit.grant_id)
+            paid_by = Grant.unpack(packed) if packed else None
+            lines += wallet.asset(amount.asset).refund(debit, paid_by, wallet.now_ms)
+        usage += wallet.recount(amount)
+    lines += wallet.repay(hold)
+    hold.refunds[request.refund_id] = request.digest
+    if hold.state is not HoldState.HELD:
+        # The ledger may not know this refund before the hold would have been forgotten; a repeat must still find it.
+        wallet.remember(hold, request.tombstone_ms)
+    wallet.record(
+        EventKind.REFUND,
+        lines,
+        hold_id=hold.hold_id,
+        subjects=list(hold.subjects),
+        labels=hold.labels,
+        hold_create_ms=hold.create_ms,
+        refund_id=request.refund_id,
+        cap_usage=usage,
+    )
+
+
+def recall(request: RefundRequest) -> Hold | None:
+    """A settled hold as the ledger remembers it. It is kept here again once it is refunded.
+
+    The ledger does not know its fingerprint, ttl and policies any more. No Authorize has its fingerprint "-", so the
+    id is not free again.
+    """
+    recorded: RecordedHold | None = request.recorded
+    if recorded is None:
+        return None
+    hold = Hold(
+        hold_id=request.hold_id,
+        fingerprint="-",
+        amounts=[],
+        create_ms=recorded.create_ms,
+        expire_ms=0,
+        subjects=list(recorded.subjects),
+        labels=recorded.labels,
+        state=HoldState.COMMITTED,
+        settle_ms=recorded.settle_ms,
+        late=recorded.late,
+        wallet_sequence=recorded.wallet_sequence,
+        refunds=dict(recorded.refunds),
+    )
+    for amount in recorded.amounts:
+        left = amount.debited - amount.refunded
+        hold.amounts.append(
+            HoldAmount(
+                asset=amount.asset,
+                authorized=amount.authorized,
+                overage_policy=OveragePolicy.REJECT,
+                debited=amount.debited,
+                uncollected=amount.uncollected,
+                refunded=amount.refunded,
+                debits=[Pin(debit.grant_id, debit.units) for debit in amount.debits],
+                parts=[Part(list(amount.counters), left, recorded=left)],
+            )
+        )
+    return hold

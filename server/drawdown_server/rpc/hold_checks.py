@@ -1,0 +1,139 @@
+"""What AuthorizationService checks of its requests, and their content in a few bytes (see ``holds.fingerprint``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drawdown.v1 import types_pb2
+from drawdown_server.holds.fingerprint import fingerprint
+from drawdown_server.rpc.validation import ALTERNATIVES_MAX, SUBJECTS_MAX, Checks, check_hold_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from drawdown.v1 import authorization_service_pb2 as pb
+
+
+def check_authorize(request: pb.AuthorizeRequest, ttl_default_ms: int) -> int:
+    """Check the fields of Authorize; returns the ttl in milliseconds.
+
+    Raises:
+        InvalidRequestError: With every violation.
+    """
+    checks = check_hold_name(request)
+    checks.amounts("amounts", request.amounts, least=1, partial=True)
+    ttl_ms = checks.ttl("ttl", request.ttl) if request.HasField("ttl") else ttl_default_ms
+    checks.unique_ids("subjects", request.subjects, most=SUBJECTS_MAX)
+    if len(request.alternatives) > ALTERNATIVES_MAX:
+        checks.fail("alternatives", f"must have at most {ALTERNATIVES_MAX} entries")
+    for i, alternative in enumerate(request.alternatives[:ALTERNATIVES_MAX]):
+        checks.amounts(f"alternatives[{i}].amounts", alternative.amounts, least=1, partial=True)
+    checks.enum("overage_policy", request.overage_policy, types_pb2.OveragePolicy.values())
+    checks.enum("expiry_action", request.expiry_action, types_pb2.ExpiryAction.values())
+    checks.labels("labels", request.labels)
+    checks.finish()
+    return ttl_ms
+
+
+def check_commit(request: pb.CommitRequest) -> None:
+    """Check the fields of Commit.
+
+    Raises:
+        InvalidRequestError: With every violation.
+    """
+    checks = check_hold_name(request)
+    checks.amounts("amounts", request.amounts, least=0)
+    if request.hold_token:
+        checks.unsupported("hold_token", "is not available yet: must be empty")
+    checks.finish()
+
+
+def check_extend(request: pb.ExtendRequest) -> int:
+    """Check the fields of Extend; returns the ttl in milliseconds, 0 to leave the expiry as it is.
+
+    Raises:
+        InvalidRequestError: With every violation.
+    """
+    checks = check_hold_name(request)
+    ttl_ms = checks.ttl("ttl", request.ttl) if request.HasField("ttl") else 0
+    if request.amounts:
+        checks.amounts("amounts", request.amounts, least=1)
+    elif not request.HasField("ttl"):
+        checks.fail("amounts", "must be set, or ttl, or both")
+    checks.finish()
+    return ttl_ms
+
+
+def check_charge(request: pb.ChargeRequest) -> None:
+    """Check the fields of Charge.
+
+    Raises:
+        InvalidRequestError: With every violation.
+    """
+    checks = Checks()
+    checks.id("wallet_id", request.wallet_id)
+    checks.id("charge_id", request.charge_id)
+    checks.amounts("amounts", request.amounts, least=1)
+    checks.unique_ids("subjects", request.subjects, most=SUBJECTS_MAX)
+    checks.enum("overage_policy", request.overage_policy, types_pb2.OveragePolicy.values())
+    checks.labels("labels", request.labels)
+    checks.finish()
+
+
+def check_refund(request: pb.RefundRequest) -> None:
+    """Check the fields of Refund.
+
+    Raises:
+        InvalidRequestError: With every violation.
+    """
+    checks = check_hold_name(request)
+    checks.id("refund_id", request.refund_id)
+    checks.amounts("amounts", request.amounts, least=1)
+    checks.finish()
+
+
+def check_force_release(request: pb.ForceReleaseRequest) -> None:
+    """Check the fields of ForceRelease.
+
+    Raises:
+        InvalidRequestError: With every violation.
+    """
+    checks = check_hold_name(request)
+    checks.text("reason", request.reason, least=1)
+    checks.finish()
+
+
+def authorize_fingerprint(request: pb.AuthorizeRequest, ttl_ms: int, labels: str) -> str:
+    """The content of the request. The order of amounts and subjects does not count, that of the alternatives does."""
+    return fingerprint(
+        {
+            "amounts": _canonical(request.amounts),
+            "alternatives": " | ".join(_canonical(alternative.amounts) for alternative in request.alternatives),
+            "ttl": str(ttl_ms),
+            "subjects": " ".join(sorted(request.subjects)),
+            "overage_policy": str(request.overage_policy or ""),
+            "expiry_action": str(request.expiry_action or ""),
+            "labels": labels,
+        }
+    )
+
+
+def charge_fingerprint(request: pb.ChargeRequest, labels: str) -> str:
+    """The content of a charge. Without a ttl, so that no Authorize has the same."""
+    return fingerprint(
+        {
+            "amounts": _canonical(request.amounts),
+            "subjects": " ".join(sorted(request.subjects)),
+            "overage_policy": str(request.overage_policy or ""),
+            "labels": labels,
+        }
+    )
+
+
+def _canonical(amounts: Iterable[types_pb2.Amount]) -> str:
+    return " ".join(
+        sorted(
+            f"{amount.asset}={amount.units}" + (f"/{amount.min_units}" if amount.min_units else "")
+            for amount in amounts
+        )
+    )

@@ -1,0 +1,415 @@
+"""Rules of the wallet, broken one at a time: each mutant is one edit of one Lua file."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A rule that no longer holds."""
+
+    name: str
+    file: str
+    old: str
+    """Text that occurs exactly once."""
+    new: str
+
+
+MUTANTS: Final = (
+    # --- order of checks, and checks left out
+    Mutant("the epoch is not checked", "store.lua", "'epoch') ~= request.epoch", "'epoch') == 'x'"),
+    Mutant(
+        "a hold id is free again",
+        "authorize.lua",
+        "  local known = find_hold(keys, request.hold_id)\n",
+        "  local known = nil\n",
+    ),
+    Mutant(
+        "other content under the same id is a replay",
+        "authorize.lua",
+        "hold.fingerprint ~= '' and hold.fingerprint ~= request.fingerprint",
+        "false",
+    ),
+    Mutant("a released hold is replayed as OK", "authorize.lua", "if hold.state == 'RELEASED' then", "if false then"),
+    Mutant(
+        "a frozen wallet takes holds",
+        "authorize.lua",
+        "  if wallet.state ~= 'ACTIVE' then\n",
+        "  if wallet.state == 'CLOSED' then\n",
+    ),
+    Mutant(
+        "a frozen wallet is charged",
+        "charge.lua",
+        "  if wallet.state ~= 'ACTIVE' then\n",
+        "  if wallet.state == 'CLOSED' then\n",
+    ),
+    Mutant(
+        "the open-hold limit is off by one", "authorize.lua", ">= request.open_holds_max", "> request.open_holds_max"
+    ),
+    Mutant("due holds count as open", "authorize.lua", "keys[OPEN]) - expired >=", "keys[OPEN]) >="),
+    Mutant("due holds are not freed by authorize", "authorize.lua", "expire_due(wallet, request.tombstone_ms)", "0"),
+    Mutant("due holds are not freed by charge", "charge.lua", "  expire_due(wallet, request.tombstone_ms)\n", ""),
+    Mutant("funds are off by one", "authorize.lua", "if units > available then", "if units > available + 1 then"),
+    Mutant("a charge is not checked for funds", "charge.lua", "amount.overage_policy == 'REJECT' and", "false and"),
+    Mutant("the last way to pay says why not", "authorize.lua", "denial = denial or refused", "denial = refused"),
+    Mutant("alternatives are not tried", "authorize.lua", "index = i - 1", "index = 0"),
+    Mutant(
+        "partial approval ignores the caps",
+        "authorize.lua",
+        "available, cap_headroom(wallet, request.subjects, amount.asset)",
+        "available",
+    ),
+    Mutant(
+        "partial approval takes the least",
+        "authorize.lua",
+        "units = math.max(units, amount.min_units)",
+        "units = amount.min_units",
+    ),
+    # --- grants
+    Mutant("priority is reversed", "grants.lua", "a[PRIORITY] < b[PRIORITY]", "a[PRIORITY] > b[PRIORITY]"),
+    Mutant(
+        "never expires first",
+        "grants.lua",
+        "a[EXPIRE] ~= 0 and (b[EXPIRE] == 0 or",
+        "a[EXPIRE] == 0 or (b[EXPIRE] ~= 0 and",
+    ),
+    Mutant(
+        "promotions burn last",
+        "grants.lua",
+        "    return a[SOURCE] == 'PROMOTION'\n",
+        "    return b[SOURCE] == 'PROMOTION'\n",
+    ),
+    Mutant("the youngest grant burns first", "grants.lua", "a[CREATE] < b[CREATE]", "a[CREATE] > b[CREATE]"),
+    Mutant("grants expire a millisecond late", "grants.lua", "grant[EXPIRE] <= now\n", "grant[EXPIRE] < now\n"),
+    Mutant(
+        "grants start a millisecond late", "grants.lua", "[EFFECTIVE] <= wallet.now do", "[EFFECTIVE] < wallet.now do"
+    ),
+    Mutant("debt is not repaid by a new grant", "apply.lua", "    repay_debt(wallet, funds.asset, asset)\n", ""),
+    Mutant(
+        "debt is not repaid by a scheduled grant",
+        "grants.lua",
+        "    repay_debt(wallet, code, asset)\n  end\n",
+        "  end\n",
+    ),
+    Mutant(
+        "debt stands beside free units",
+        "grants.lua",
+        "local function tidy(wallet, code, asset)\n  repay_debt(wallet, code, asset)\n",
+        "local function tidy(wallet, code, asset)\n",
+    ),
+    Mutant("a loaded debt stands beside free units", "load.lua", "  repay_debt(wallet, row.asset, asset)\n", ""),
+    Mutant(
+        "units come back to an expired grant",
+        "grants.lua",
+        "      elseif is_over(grant, wallet.now) then\n",
+        "      elseif false then\n",
+    ),
+    Mutant("units come back to a voided grant", "grants.lua", "      if grant[VOIDED] then\n", "      if false then\n"),
+    Mutant(
+        "pins do not protect from expiry",
+        "grants.lua",
+        "grant[FREE] > 0 and is_over(grant, wallet.now)",
+        "grant[FREE] >= 0 and is_over(grant, wallet.now)",
+    ),
+    Mutant("empty grants stay", "grants.lua", "if grant[FREE] + grant[PINNED] > 0 then", "if true then"),
+    Mutant(
+        "a grant with pins alone is dropped",
+        "grants.lua",
+        "if grant[FREE] + grant[PINNED] > 0 then",
+        "if grant[FREE] > 0 then",
+    ),
+    Mutant(
+        "overdraft is free",
+        "grants.lua",
+        "asset.free - asset.debt - asset.overdraft_held +",
+        "asset.free - asset.debt +",
+    ),
+    Mutant("debt is not owed", "grants.lua", "asset.free - asset.debt - asset", "asset.free - asset"),
+    Mutant(
+        "overdraft given back is kept", "grants.lua", "      asset.overdraft_held = asset.overdraft_held - units\n", ""
+    ),
+    Mutant("held overdraft is debited without debt", "grants.lua", "        asset.debt = asset.debt + debited\n", ""),
+    Mutant("the sweep is not told of an expiry", "grants.lua", "  due_by(wallet, next_ms)\n", ""),
+    Mutant(
+        "void leaves the free units", "apply.lua", "      drain(wallet, code, asset, grant, grant[FREE], 'VOID')\n", ""
+    ),
+    Mutant("void forgets the pinned units", "apply.lua", "    grant[VOIDED] = true\n", ""),
+    Mutant("void leaves a scheduled grant", "apply.lua", "    table.remove(asset.scheduled, scheduled)\n", ""),
+    Mutant(
+        "another expiry keeps the place in the stack",
+        "apply.lua",
+        "      insert_sorted(grants, grant, before)\n",
+        "      table.insert(grants, place, grant)\n",
+    ),
+    # --- changes
+    Mutant(
+        "a change is applied twice",
+        "apply.lua",
+        "if number <= wallet.change_number then",
+        "if number < wallet.change_number then",
+    ),
+    Mutant(
+        "a gap in the changes is skipped", "apply.lua", "if number > wallet.change_number + 1 then", "if false then"
+    ),
+    Mutant("a cap is set twice", "apply.lua", "  APPLY.CAP_REMOVAL(wallet, change)\n", "  caps_of(wallet)\n"),
+    Mutant("changes are lost by a load", "load.lua", "    apply_change(wallet, change)\n", ""),
+    Mutant("a live wallet is overwritten", "load.lua", "redis.call('EXISTS', keys[WALLET]) == 1", "false"),
+    Mutant(
+        "an old ticket is good",
+        "load.lua",
+        "request.ticket_ms > TICKET_MAX_MS",
+        "request.ticket_ms > TICKET_MAX_MS + 1",
+    ),
+    # --- commit
+    Mutant("a commit after a release is charged", "commit.lua", "if hold.state == 'RELEASED' then", "if false then"),
+    Mutant("a due hold is committed in time", "commit.lua", "  if is_due(wallet, hold) then\n", "  if false then\n"),
+    Mutant(
+        "holds expire a millisecond late",
+        "holds.lua",
+        "hold.expire_ms <= wallet.now\n",
+        "hold.expire_ms < wallet.now\n",
+    ),
+    Mutant(
+        "other totals of a committed hold are a replay",
+        "commit.lua",
+        "request.final and has_same_totals(hold, totals)",
+        "request.final",
+    ),
+    Mutant(
+        "progress of a committed hold is a replay",
+        "commit.lua",
+        "request.final and has_same_totals(hold, totals)",
+        "has_same_totals(hold, totals)",
+    ),
+    Mutant("a total may shrink", "commit.lua", "if wanted.units < so_far then", "if false then"),
+    Mutant("REJECT charges more than the hold", "commit.lua", "amount.overage_policy ~= 'REJECT' or", "true or"),
+    Mutant(
+        "a late commit may exceed the authorization",
+        "commit.lua",
+        "hold.state == 'HELD' or total > amount.authorized",
+        "hold.state == 'HELD'",
+    ),
+    Mutant("a late commit needs no funds", "commit.lua", "  if delta > available then\n", "  if false then\n"),
+    Mutant(
+        "CHARGE_AVAILABLE goes into debt",
+        "commit.lua",
+        "if amount.overage_policy == 'CHARGE_AVAILABLE' then",
+        "if false then",
+    ),
+    Mutant(
+        "CHARGE_FULL stops at what is available",
+        "commit.lua",
+        "if amount.overage_policy == 'CHARGE_AVAILABLE' then",
+        "if true then",
+    ),
+    Mutant(
+        "uncollected units are forgotten", "commit.lua", "amount.uncollected + extra - charged", "amount.uncollected"
+    ),
+    Mutant(
+        "totals are increments",
+        "commit.lua",
+        "  local delta = total - accounted(amount)\n  local from_hold",
+        "  local delta = total\n  local from_hold",
+    ),
+    Mutant("a final commit keeps the rest", "commit.lua", "if request.final and amount.held > 0 then", "if false then"),
+    Mutant(
+        "progress gives the rest back",
+        "commit.lua",
+        "if request.final and amount.held > 0 then",
+        "if amount.held > 0 then",
+    ),
+    Mutant("a late commit is not flagged", "commit.lua", "hold.late = hold.late or late", "hold.late = false"),
+    Mutant(
+        "late progress is forgotten in time",
+        "commit.lua",
+        "    keep_settled(wallet, hold, request.tombstone_ms)",
+        "    keep_hold(wallet, hold)",
+    ),
+    Mutant(
+        "repeated progress is an event",
+        "commit.lua",
+        "  local replayed = changes_nothing(request, hold, totals)\n",
+        "  local replayed = false\n",
+    ),
+    # --- release and expiry
+    Mutant(
+        "an expired hold cannot be released",
+        "release.lua",
+        "hold.state == 'RELEASED' or hold.state == final",
+        "hold.state ~= 'HELD'",
+    ),
+    Mutant(
+        "a forced release forbids a late commit",
+        "release.lua",
+        "request.forced and not buried and 'EXPIRED'",
+        "false and 'EXPIRED'",
+    ),
+    Mutant("a committed hold is released", "release.lua", "if hold.state == 'COMMITTED' then", "if false then"),
+    Mutant(
+        "an unknown hold leaves no tombstone",
+        "release.lua",
+        "    hold = tombstone(wallet, request)\n",
+        "    return answer({ status = 'HOLD_UNKNOWN' })\n",
+    ),
+    Mutant("COMMIT_FULL releases", "holds.lua", "if hold.expiry_action == 'COMMIT_FULL' then", "if false then"),
+    Mutant(
+        "tombstones are forgotten too late",
+        "holds.lua",
+        "local forget_ms = wallet.now + tombstone_ms",
+        "local forget_ms = wallet.now + tombstone_ms + 1",
+    ),
+    Mutant(
+        "the event of a settle has no subjects",
+        "holds.lua",
+        "amounts = amounts, subjects = hold.subjects,",
+        "amounts = amounts,",
+    ),
+    Mutant("the sweep expires no grants", "sweep.lua", "    asset_of(wallet, code)\n", ""),
+    Mutant(
+        "the sweep forgets no tombstones",
+        "sweep.lua",
+        "  local forgotten = forget_tombstones(wallet)\n",
+        "  local forgotten = 0\n",
+    ),
+    Mutant("the sweep plans no next look", "sweep.lua", "score_at(wallet.keys[OPEN], expired) or 0", "0"),
+    # --- extend
+    Mutant("extend shortens", "extend.lua", "math.max(hold.expire_ms, wallet.now + ttl_ms)", "wallet.now + ttl_ms"),
+    Mutant("extend revives a due hold", "extend.lua", "  if is_due(wallet, hold) then\n", "  if false then\n"),
+    Mutant("a raise needs no funds", "extend.lua", "if raise.units > available then", "if false then"),
+    Mutant("a raise ignores the caps", "extend.lua", "  if cap then\n", "  if false then\n"),
+    Mutant("a raise on a frozen wallet", "extend.lua", "#raises > 0 and wallet.state ~= 'ACTIVE'", "false"),
+    Mutant(
+        "a total below what is reserved is accepted",
+        "extend.lua",
+        "if checked_amount(wanted.units) < reserved then",
+        "if false then",
+    ),
+    Mutant(
+        "a raise counts in the old window",
+        "extend.lua",
+        "    amount.counts[#amount.counts + 1] = { counters, 0, 0 }\n",
+        "    if not last then amount.counts[1] = { counters, 0, 0 } end\n",
+    ),
+    Mutant(
+        "a raise brings uncounted units into the caps",
+        "extend.lua",
+        "amount.held + amount.debited - amount.refunded - units, 0 }",
+        "0, 0 }",
+    ),
+    Mutant("a raise is a request of its own", "caps.lua", "met.used = amount.reserved or 0", "met.used = 0"),
+    # --- refund
+    Mutant("a refund is made twice", "refund.lua", "if digest == request.digest then", "if false then"),
+    Mutant("a refund id is free again", "refund.lua", "  elseif digest then\n", "  elseif false then\n"),
+    Mutant(
+        "more is refunded than was debited",
+        "refund.lua",
+        "if checked_amount(wanted.units) > left then",
+        "if wanted.units > amount.debited then",
+    ),
+    Mutant(
+        "the first debit is refunded first",
+        "refund.lua",
+        "local debit = amount.debits[#amount.debits]",
+        "local debit = amount.debits[1]",
+    ),
+    Mutant(
+        "a refund to an expired grant stays",
+        "refund.lua",
+        "elseif is_over(grant, wallet.now) then",
+        "elseif false then",
+    ),
+    Mutant("a refund to a voided grant stays", "refund.lua", "  if grant[VOIDED] then\n", "  if false then\n"),
+    Mutant("a refund is not counted", "refund.lua", "  amount.refunded = amount.refunded + units\n", ""),
+    Mutant("a refund gives no headroom back", "refund.lua", "  count(wallet, amount)\n", ""),
+    Mutant("a refund does not repay debt", "refund.lua", "  tidy_assets(wallet, hold)\n", ""),
+    Mutant(
+        "a refund does not lengthen the memory",
+        "refund.lua",
+        "    keep_settled(wallet, hold, request.tombstone_ms)\n",
+        "    keep_hold(wallet, hold)\n",
+    ),
+    Mutant("the ledger's hold is unknown", "refund.lua", "(request.recorded and recall(request))", "nil"),
+    Mutant("a recalled hold id is free again", "refund.lua", "fingerprint = '-'", "fingerprint = ''"),
+    # --- caps
+    Mutant(
+        "caps are off by one",
+        "caps.lua",
+        "met.used + amount.units > met.cap.limit",
+        "met.used + amount.units > met.cap.limit + 1",
+    ),
+    Mutant("OBSERVE denies", "caps.lua", "          if met.cap.mode == 'ENFORCE' then\n", "          if true then\n"),
+    Mutant(
+        "ENFORCE observes", "caps.lua", "          if met.cap.mode == 'ENFORCE' then\n", "          if false then\n"
+    ),
+    Mutant("the shortest prefix wins", "caps.lua", "score > current.score", "score < current.score"),
+    Mutant(
+        "a prefix cap covers the whole wallet",
+        "caps.lua",
+        "if subject ~= '' and cap_subject:sub(-1) == '*' then",
+        "if cap_subject:sub(-1) == '*' then",
+    ),
+    Mutant(
+        "subjects of a prefix share one counter",
+        "caps.lua",
+        "table.concat({ subject, code,",
+        "table.concat({ cap.subject, code,",
+    ),
+    Mutant(
+        "the whole wallet is asked last",
+        "caps.lua",
+        "  local all = { '' }\n  for _, subject in ipairs(subjects) do\n    all[#all + 1] = subject\n  end\n",
+        "  local all = {}\n  for _, subject in ipairs(subjects) do\n    all[#all + 1] = subject\n  end\n"
+        "  all[#all + 1] = ''\n",
+    ),
+    Mutant(
+        "wide windows are asked first",
+        "caps.lua",
+        "{ 'PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME' }",
+        "{ 'LIFETIME', 'MONTH', 'WEEK', 'DAY', 'HOUR', 'MINUTE', 'PER_REQUEST' }",
+    ),
+    Mutant("weeks begin on Sunday", "caps.lua", "local EPOCH_WEEKDAY = 3", "local EPOCH_WEEKDAY = 4"),
+    Mutant(
+        "months begin a day late",
+        "caps.lua",
+        "month_of(math.floor(now / DAY_MS))",
+        "month_of(math.floor(now / DAY_MS) - 1)",
+    ),
+    Mutant(
+        "a month ends in the wrong place",
+        "caps.lua",
+        "first_day_of(period + 1) * DAY_MS",
+        "(first_day_of(period) + 30) * DAY_MS",
+    ),
+    Mutant("a leap day is lost", "caps.lua", "math.floor(doe / 1460)", "math.floor(doe / 1461)"),
+    Mutant("a minute begins early", "caps.lua", "math.floor(now / MINUTE_MS)", "math.floor((now + 1) / MINUTE_MS)"),
+    Mutant("headroom of this script is not seen", "caps.lua", " + (wallet.counted[counter] or 0)\nend", "\nend"),
+    Mutant(
+        "commit of less keeps the headroom",
+        "commit.lua",
+        "    count(wallet, amount)\n",
+        "    if not request.final then count(wallet, amount) end\n",
+    ),
+    Mutant(
+        "a release keeps the headroom",
+        "holds.lua",
+        "      amount.pins = {}\n    end\n    count(wallet, amount)\n",
+        "      amount.pins = {}\n    end\n",
+    ),
+    Mutant(
+        "headroom goes back to the first window",
+        "holds.lua",
+        "for i = #amount.counts, 1, -1 do",
+        "for i = 1, #amount.counts do",
+    ),
+    Mutant("the ledger is not told of the caps", "caps.lua", "      part[3] = usage\n", ""),
+    Mutant("counters are forgotten a window early", "sweep.lua", "wallet.now - COUNTER_KEPT_MS)", "wallet.now)"),
+    # --- events
+    Mutant("an event repeats a sequence", "store.lua", "  wallet.sequence = wallet.sequence + 1\n", ""),
+    Mutant(
+        "time leaves no event",
+        "store.lua",
+        "  if #wallet.lines > 0 then\n    if hold then",
+        "  if wallet.lines == nil then\n    if hold then",
+    ),
+    Mutant("a hold forgets its last event", "holds.lua", "  hold.wallet_sequence = wallet.sequence + 1\n", ""),
+)
