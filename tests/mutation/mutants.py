@@ -222,7 +222,7 @@ MUTANTS: Final = (
     Mutant(
         "late progress is forgotten in time",
         "commit.lua",
-        "    keep_settled(wallet, hold, request.tombstone_ms)",
+        "    keep_settled(wallet, hold, request.tombstone_ms) -- still in use: remember it for longer",
         "    keep_hold(wallet, hold)",
     ),
     Mutant(
@@ -268,8 +268,8 @@ MUTANTS: Final = (
     Mutant(
         "the sweep forgets no tombstones",
         "sweep.lua",
-        "  local forgotten = forget_tombstones(wallet)\n",
-        "  local forgotten = 0\n",
+        "  local looked_at, forgotten = forget_tombstones(wallet)\n",
+        "  local looked_at, forgotten = 0, 0\n",
     ),
     Mutant("the sweep plans no next look", "sweep.lua", "score_at(wallet.keys[OPEN], expired) or 0", "0"),
     # --- extend
