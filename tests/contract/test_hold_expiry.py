@@ -355,3 +355,15 @@ async def test_a_running_sweeper_stops_at_once(stage: Stage) -> None:
             pass
         stop.set()
         await running
+
+
+async def test_a_released_hold_with_progress_is_remembered_until_the_ledger_has_it(stage: Stage) -> None:
+    """The debit of a progress report is an event, whatever became of the hold."""
+    wallet = await stage.wallet(USD=10)
+    await wallet.hold("h", USD=5)
+    await wallet.commit("h", final=False, USD=2)
+    await wallet.release("h", tombstone_ms=1)
+    await stage.until(await stage.store.now_ms() + 1)
+    assert (await wallet.sweep(recorded=False)).forgotten == 0
+    await stage.until(await wallet.due_ms())
+    assert (await wallet.sweep(recorded=True)).forgotten == 1

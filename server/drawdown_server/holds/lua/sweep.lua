@@ -27,14 +27,16 @@ local function recorded_until(wallet)
   end
 end
 
--- A committed hold is remembered until the ledger can answer for it. Returns how many were forgotten, and whether
--- some are too young for the ledger.
+-- A hold with events is remembered until the ledger can answer for it: all its events, refunds and late progress too,
+-- are older than the time at which it may be forgotten. Returns how many were looked at, and how many forgotten.
 local function forget_tombstones(wallet)
   local is_recorded, forgotten = recorded_until(wallet), {}
-  local ids = redis.call('ZRANGEBYSCORE', wallet.keys[SETTLED], '-inf', wallet.now, 'LIMIT', 0, FORGET_MAX)
-  for _, hold_id in ipairs(ids) do
-    local hold = find_hold(wallet.keys, hold_id)
-    if hold.state == 'COMMITTED' and not is_recorded(hold.settle_ms) then
+  local due = redis.call(
+    'ZRANGEBYSCORE', wallet.keys[SETTLED], '-inf', wallet.now, 'WITHSCORES', 'LIMIT', 0, FORGET_MAX
+  )
+  for i = 1, #due, 2 do
+    local hold_id, forget_ms = due[i], tonumber(due[i + 1])
+    if find_hold(wallet.keys, hold_id).wallet_sequence ~= 0 and not is_recorded(forget_ms) then
       queue(wallet, 'ZADD', wallet.keys[SETTLED], wallet.now + RETRY_MS, hold_id)
     else
       forgotten[#forgotten + 1] = hold_id
@@ -44,7 +46,7 @@ local function forget_tombstones(wallet)
     queue(wallet, 'HDEL', wallet.keys[HOLDS], unpack(forgotten))
     queue(wallet, 'ZREM', wallet.keys[SETTLED], unpack(forgotten))
   end
-  return #ids, #forgotten
+  return #due / 2, #forgotten
 end
 
 -- A counter whose window is over is history: give it up once no open hold can still count in it.
