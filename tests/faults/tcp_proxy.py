@@ -1,11 +1,17 @@
-"""A TCP proxy in front of a store that behaves badly on demand: lost replies, cuts, half-open connections, latency."""
+"""A TCP proxy that behaves badly on demand: latency, slow lines, slices, cuts, half-open connections, lost messages.
+
+It stands in front of a store, or with ``counts_replies=False`` in front of anything else.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Literal, Self
+
+Way = Literal["requests", "replies"]
+Loss = Literal["cut", "silence"]
 
 HOST: Final = "127.0.0.1"
 READ_BYTES: Final = 65_536
@@ -59,6 +65,15 @@ async def drop(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
+@dataclass(frozen=True)
+class Losing:
+    """What is to be lost: the request that contains some bytes, or its reply; and what happens then."""
+
+    part: bytes
+    loss: Loss
+    way: Way
+
+
 @dataclass(eq=False)
 class Link:
     """One client's connection and its twin to the store."""
@@ -66,10 +81,11 @@ class Link:
     client: asyncio.StreamWriter
     store: asyncio.StreamWriter
     counter: ReplyCounter = field(default_factory=ReplyCounter)
+    losing: Losing | None = None
 
 
 class TcpProxy:
-    """``async with TcpProxy(port) as proxy`` and connect to ``proxy.url``.
+    """``async with TcpProxy(port) as proxy`` and connect to ``proxy.port`` or ``proxy.url``.
 
     Everything may be changed while calls are in flight:
 
@@ -77,26 +93,37 @@ class TcpProxy:
         Seconds before each piece of a reply goes on.
     ``piece_bytes``
         Replies go on in pieces of this size; 0 leaves them as they come.
+    ``bytes_per_s``
+        How fast replies go on; 0 is as fast as they come.
     ``replies_max``
         A connection gets this many replies and no more; what its requests do in the store, they do. None: all.
     ``cut_after_replies``
         Whether a connection is cut when its replies are used up, rather than left waiting.
+
+    Args:
+        port: Of the store, on this machine.
+        counts_replies: Whether to look for the ends of RESP2 replies, which ``replies_max`` needs.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, counts_replies: bool = True) -> None:
         self._store_port = port
+        self._counts_replies = counts_replies
         self._server: asyncio.Server | None = None
-        self._flow = asyncio.Event()
-        self._flow.set()
+        self._flows: dict[Way, asyncio.Event] = {"requests": asyncio.Event(), "replies": asyncio.Event()}
+        self.resume()
+        self._losing: Losing | None = None
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.latency_s = 0.0
         self.piece_bytes = 0
+        self.bytes_per_s = 0
         self.replies_max: int | None = None
         self.cut_after_replies = False
         self.accepted = 0
         """Connections so far."""
+        self.lost = asyncio.Event()
+        """Set once what ``lose`` asked for has come and was thrown away."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, HOST, 0)
@@ -121,13 +148,23 @@ class TcpProxy:
         """Connections that are open now."""
         return len(self._links)
 
-    def stall(self) -> None:
-        """Go half-open: connections stay and new ones are accepted, but no byte moves either way."""
-        self._flow.clear()
+    def stall(self, *ways: Way) -> None:
+        """Go half-open: connections stay and new ones are accepted, but no byte moves these ways; default both."""
+        for way in ways or self._flows:
+            self._flows[way].clear()
 
     def resume(self) -> None:
         """Let the bytes move again."""
-        self._flow.set()
+        for flow in self._flows.values():
+            flow.set()
+
+    def lose(self, part: bytes, loss: Loss, way: Way = "replies") -> None:
+        """Throw away the next request that contains ``part``, or its reply; then cut the connection or keep silent.
+
+        In silence nothing that comes later on that connection gets through this way either.
+        """
+        self._losing = Losing(part, loss, way)
+        self.lost.clear()
 
     def cut(self) -> None:
         """Reset every connection, as a firewall does."""
@@ -164,19 +201,39 @@ class TcpProxy:
             await drop(link.store)
 
     async def _requests(self, client: asyncio.StreamReader, link: Link) -> None:
-        while await self._flow.wait() and (data := await client.read(READ_BYTES)):
-            await self._flow.wait()
+        flow = self._flows["requests"]
+        while await flow.wait() and (data := await client.read(READ_BYTES)):
+            await flow.wait()
+            if self._losing is not None and self._losing.part in data:
+                link.losing, self._losing = self._losing, None
+            if link.losing is not None and link.losing.way == "requests":
+                self.lost.set()
+                if link.losing.loss == "cut":
+                    return
+                continue
             link.store.write(data)
             await link.store.drain()
 
     async def _replies(self, store: asyncio.StreamReader, link: Link) -> None:
-        while await self._flow.wait() and (data := await store.read(READ_BYTES)):
-            data = data[: link.counter.take(data, self.replies_max)]
-            step = self.piece_bytes or len(data) or 1
-            for start in range(0, len(data), step):
-                await asyncio.sleep(self.latency_s)  # 0 lets every piece become a packet of its own
-                await self._flow.wait()
-                link.client.write(data[start : start + step])
-                await link.client.drain()
+        flow = self._flows["replies"]
+        while await flow.wait() and (data := await store.read(READ_BYTES)):
+            if link.losing is not None and link.losing.way == "replies":
+                self.lost.set()
+                if link.losing.loss == "cut":
+                    return
+                continue
+            if self._counts_replies:
+                data = data[: link.counter.take(data, self.replies_max)]
+            await self._pass_on(data, link)
             if self.cut_after_replies and self.replies_max is not None and link.counter.replies >= self.replies_max:
                 return
+
+    async def _pass_on(self, data: bytes, link: Link) -> None:
+        step = self.piece_bytes or len(data) or 1
+        for start in range(0, len(data), step):
+            piece = data[start : start + step]
+            # 0 lets every piece become a packet of its own
+            await asyncio.sleep(self.latency_s + (len(piece) / self.bytes_per_s if self.bytes_per_s else 0))
+            await self._flows["replies"].wait()
+            link.client.write(piece)
+            await link.client.drain()

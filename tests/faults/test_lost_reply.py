@@ -11,7 +11,7 @@ import pytest
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
-from faults.proxy import open_proxy
+from faults.tcp_proxy import TcpProxy
 from integration.server import authorize_request, commit_request, grant_request, run_server
 
 if TYPE_CHECKING:
@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
     from drawdown_server.config import Config
     from drawdown_server.dev.valkey import ValkeyProcess
-    from faults.proxy import Loss
+    from faults.tcp_proxy import Loss
 
 VALKEY_TIMEOUT_MS = 300
 
 
 @pytest.mark.parametrize("loss", ["cut", "silence"])
 @pytest.mark.parametrize("verb", ["authorize", "commit", "release"])
-async def test_a_lost_reply_and_a_retry_have_one_effect(config: Config, verb: str, loss: Loss) -> None:
-    async with open_proxy(config.valkey_url) as proxy:
+async def test_a_lost_reply_and_a_retry_have_one_effect(
+    config: Config, valkey_server: ValkeyProcess, verb: str, loss: Loss
+) -> None:
+    async with TcpProxy(valkey_server.port) as proxy:
         lossy = config.model_copy(update={"valkey_url": proxy.url, "valkey_timeout_ms": VALKEY_TIMEOUT_MS})
         async with run_server(lossy) as server:
             wallet = await server.wallet(USD=100)
@@ -56,8 +58,10 @@ async def test_a_lost_reply_and_a_retry_have_one_effect(config: Config, verb: st
 
 
 @pytest.mark.parametrize("loss", ["cut", "silence"])
-async def test_a_grant_whose_reply_was_lost_is_one_grant(config: Config, loss: Loss) -> None:
-    async with open_proxy(config.valkey_url) as proxy:
+async def test_a_grant_whose_reply_was_lost_is_one_grant(
+    config: Config, valkey_server: ValkeyProcess, loss: Loss
+) -> None:
+    async with TcpProxy(valkey_server.port) as proxy:
         lossy = config.model_copy(update={"valkey_url": proxy.url, "valkey_timeout_ms": VALKEY_TIMEOUT_MS})
         async with run_server(lossy) as server:
             wallet = await server.wallet(USD=100)
