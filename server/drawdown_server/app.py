@@ -185,6 +185,7 @@ def build_server(
         ttl_default_ms=config.ttl_default_ms,
         open_holds_max=config.open_holds_max,
         tombstone_ms=config.tombstone_ms,
+        outbox_backlog_limit=config.outbox_backlog_limit,
     )
     server = grpc.aio.server(
         interceptors=[calls],

@@ -15,6 +15,8 @@ PARTITIONS_DEFAULT: Final = 64
 """Enough to spread over the primaries of a large cluster, few enough that each outbox is worth a read."""
 PARTITIONS_MAX: Final = 1024
 """Each costs one stream read per flusher cycle and one look per sweep."""
+OUTBOX_BACKLOG_LIMIT_DEFAULT: Final = 100_000
+"""An event takes about 250 bytes of Valkey's memory: 25 MB per partition, 1.6 GB if all of 64 were full."""
 MASK: Final = "***"
 _PASSWORD_BEFORE_HOST: Final = re.compile(r"(://[^/?#:@]*:).*(?=@)")
 _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
@@ -62,6 +64,15 @@ class Config(BaseSettings):
     tombstone_ms: Annotated[
         int, Field(ge=1_000, le=86_400_000, description="how long a settled hold is remembered in Valkey")
     ] = 900_000
+    outbox_backlog_limit: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000_000,
+            description="events per partition that may wait for Postgres; past this new Authorizes and Charges answer "
+            "UNAVAILABLE, everything else works; 0: never",
+        ),
+    ] = OUTBOX_BACKLOG_LIMIT_DEFAULT
     sweep_interval_ms: Annotated[int, Field(ge=10, le=60_000, description="pause between sweeps of due holds")] = 500
 
     flush_batch_max: Annotated[int, Field(ge=1, le=100_000, description="events per Postgres transaction")] = 2_000

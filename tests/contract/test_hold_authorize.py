@@ -125,13 +125,23 @@ async def test_the_number_of_open_holds_is_limited(stage: Stage) -> None:
 
 # --- the order of checks -----------------------------------------------------------------------------------------
 
-ORDER: Final = ["stale epoch", "hold known", "not loaded", "frozen", "too many holds", "no such asset", "no funds"]
+ORDER: Final = [
+    "stale epoch",
+    "hold known",
+    "not loaded",
+    "backlog",
+    "frozen",
+    "too many holds",
+    "no such asset",
+    "no funds",
+]
 """The first that applies decides."""
 IMPOSSIBLE: Final = {("hold known", "not loaded"), ("not loaded", "frozen")}
 ANSWERS: Final = {
     "stale epoch": "ERROR_REASON_STORE_UNAVAILABLE",
     "hold known": "ERROR_REASON_ID_REUSED",
     "not loaded": "NOT_LOADED",
+    "backlog": "ERROR_REASON_LEDGER_BACKLOG",
     "frozen": "WALLET_FROZEN",
     "too many holds": "TOO_MANY_HOLDS",
     "no such asset": "ASSET_NOT_FOUND",
@@ -146,6 +156,9 @@ async def answer_with(stage: Stage, violations: set[str]) -> str:
         await wallet.authorize("h1", labels="other", USD=1)
     if "frozen" in violations:
         await wallet.set_state(WalletState.FROZEN)
+    neighbour = await stage.wallet("w3", USD=1, EUR=1)  # so that there are events in the outbox, whatever is wrong
+    assert neighbour.partition == wallet.partition
+    backlog = await stage.client.xlen(wallet.keys[1])
     if "stale epoch" in violations:
         await stage.set_epoch(wallet, 2)
     at_rest = await wallet.at_rest()
@@ -155,7 +168,11 @@ async def answer_with(stage: Stage, violations: set[str]) -> str:
         units["NOPE"] = 1
     try:
         reply = await wallet.authorize(
-            "h1", open_holds_max=0 if "too many holds" in violations else 10, unknown=("NOPE",), **units
+            "h1",
+            open_holds_max=0 if "too many holds" in violations else 10,
+            outbox_backlog_limit=backlog - 1 if "backlog" in violations else backlog,
+            unknown=("NOPE",),
+            **units,
         )
     except DrawdownError as error:
         answer = str(error.reason)

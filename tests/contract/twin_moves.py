@@ -171,6 +171,7 @@ class Player:
             labels=self.pick(("", '{"a":"b"}')),
             open_holds_max=self.pick((1, 2, 100, 100, 100)),
             tombstone_ms=self.pick(TOMBSTONES),
+            outbox_backlog_limit=self.backlog_limit(),
         )
 
     def charge(self) -> ChargeRequest:
@@ -182,7 +183,12 @@ class Player:
             subjects=self.subjects(),
             labels="",
             tombstone_ms=self.pick(TOMBSTONES),
+            outbox_backlog_limit=self.backlog_limit(),
         )
+
+    def backlog_limit(self) -> int:
+        """Mostly none; else one event before, at, or after the edge."""
+        return max(0, len(self.world.model.events) + self.pick((-1, 0, 1))) if self.chance(10) else 0
 
     def total(self, amount: HoldAmount) -> int:
         """A total near one of the numbers that matter."""

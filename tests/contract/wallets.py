@@ -215,6 +215,7 @@ class Wallet:
         unknown: tuple[str, ...] = (),
         print_of: str | None = None,
         open_holds_max: int = OPEN_HOLDS_MAX,
+        outbox_backlog_limit: int = 0,
         tombstone_ms: int = TOMBSTONE_MS,
         **units: int,
     ) -> AuthorizeReply:
@@ -241,6 +242,7 @@ class Wallet:
                 expiry_action=expiry_action,
                 labels=labels,
                 open_holds_max=open_holds_max,
+                outbox_backlog_limit=outbox_backlog_limit,
                 tombstone_ms=tombstone_ms,
             )
         )
@@ -273,12 +275,17 @@ class Wallet:
             ReleaseRequest(**self.ids, hold_id=hold_id, tombstone_ms=tombstone_ms, bury=bury, forced=forced)
         )
 
-    async def sweep(self, *, tombstone_ms: int = TOMBSTONE_MS, recorded: bool = True) -> SweepReply:
-        """Sweep, by default in a world where Postgres has recorded everything."""
+    async def trim_outbox(self) -> None:
+        """As the flusher does once Postgres has everything: all but the last event of the partition."""
         entries = await self.stage.client.xrange(self.keys[1])
-        if recorded and entries:
+        if entries:
             self.stage.recorded.setdefault(self.keys[1], {}).update(entries)
             await self.stage.client.xtrim(self.keys[1], minid=entries[-1][0], approximate=False)
+
+    async def sweep(self, *, tombstone_ms: int = TOMBSTONE_MS, recorded: bool = True) -> SweepReply:
+        """Sweep, by default in a world where Postgres has recorded everything."""
+        if recorded:
+            await self.trim_outbox()
         return await self.store.sweep(SweepRequest(**self.ids, tombstone_ms=tombstone_ms))
 
     # --- looking -------------------------------------------------------------------------------------------------

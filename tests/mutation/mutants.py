@@ -43,6 +43,10 @@ MUTANTS: Final = (
         "  if wallet.state ~= 'ACTIVE' then\n",
         "  if wallet.state == 'CLOSED' then\n",
     ),
+    Mutant("the backlog limit is off by one", "store.lua", "keys[OUTBOX]) > limit", "keys[OUTBOX]) > limit + 1"),
+    Mutant("no backlog limit is a limit", "store.lua", "return limit > 0 and", "return"),
+    Mutant("authorize ignores the backlog", "authorize.lua", "if backlog_is_full(keys, request) then", "if false then"),
+    Mutant("charge ignores the backlog", "charge.lua", "if backlog_is_full(keys, request) then", "if false then"),
     Mutant(
         "the open-hold limit is off by one", "authorize.lua", ">= request.open_holds_max", "> request.open_holds_max"
     ),

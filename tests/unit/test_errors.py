@@ -19,7 +19,8 @@ from drawdown_server.errors import (
     Violation,
 )
 from drawdown_server.holds.model import DenialReason
-from drawdown_server.rpc.interceptor import ERROR_DOMAIN, status_of
+from drawdown_server.holds.refusals import ledger_backlog
+from drawdown_server.rpc.interceptor import BACKLOG_RETRY_DELAY_MS, ERROR_DOMAIN, RETRY_DELAY_MS, status_of
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -74,9 +75,18 @@ def test_every_reason_is_documented_with_its_code_and_an_example(reason: ErrorRe
     assert all(isinstance(value, str) for value in example["metadata"].values())
 
 
-def test_only_a_store_that_is_down_is_to_be_retried() -> None:
+def test_only_a_store_that_is_down_or_far_behind_is_to_be_retried() -> None:
     retryable = [reason for reason, code in CODES.items() if code is grpc.StatusCode.UNAVAILABLE]
-    assert retryable == [ErrorReason.STORE_UNAVAILABLE]
+    assert retryable == [ErrorReason.STORE_UNAVAILABLE, ErrorReason.LEDGER_BACKLOG]
+
+
+def test_a_ledger_that_is_behind_asks_for_more_patience_than_a_store_that_is_down() -> None:
+    delays = []
+    for error in (StoreUnavailableError("valkey"), ledger_backlog()):
+        retry = details(error)["RetryInfo"]
+        assert isinstance(retry, error_details_pb2.RetryInfo)
+        delays.append(retry.retry_delay.ToMilliseconds())
+    assert delays == [RETRY_DELAY_MS, BACKLOG_RETRY_DELAY_MS]
 
 
 @pytest.mark.parametrize("reason", ErrorReason)

@@ -61,6 +61,8 @@ class AuthorizeRequest(WalletRequest, kw_only=True):
     """JSON object of strings; empty for none."""
     open_holds_max: int
     tombstone_ms: int
+    outbox_backlog_limit: int = 0
+    """Refused when more events of the partition than this wait for Postgres; 0 = no limit."""
 
 
 class TotalUsed(msgspec.Struct, frozen=True):
@@ -101,6 +103,8 @@ class ChargeRequest(WalletRequest, kw_only=True):
     subjects: list[str]
     labels: str
     tombstone_ms: int
+    outbox_backlog_limit: int = 0
+    """As in ``AuthorizeRequest``."""
 
 
 class RecordedDebit(msgspec.Struct, frozen=True, array_like=True):
@@ -288,6 +292,7 @@ Status = Literal[
     "DENIED",
     "STALE_EPOCH",
     "NOT_LOADED",
+    "BACKLOG_FULL",
     "ID_REUSED",
     "HOLD_UNKNOWN",
     "HOLD_RELEASED",

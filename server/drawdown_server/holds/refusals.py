@@ -27,6 +27,14 @@ def wallet_not_found(wallet_id: str) -> DrawdownError:
     return DrawdownError(ErrorReason.WALLET_NOT_FOUND, f"wallet {wallet_id} does not exist", wallet_id=wallet_id)
 
 
+def ledger_backlog() -> DrawdownError:
+    """The error for new spending while too much of what was spent waits for the ledger."""
+    return DrawdownError(
+        ErrorReason.LEDGER_BACKLOG,
+        "the ledger is too far behind to take new holds; holds that exist can be committed and released",
+    )
+
+
 def hold_committed(wallet_id: str, hold_id: str) -> DrawdownError:
     """The error for a hold that is committed, with other totals than the caller's."""
     return DrawdownError(

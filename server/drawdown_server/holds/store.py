@@ -45,7 +45,14 @@ from drawdown_server.holds.messages import (
     WalletRequest,
 )
 from drawdown_server.holds.model import DenialReason, Hold, WalletReading
-from drawdown_server.holds.refusals import HoldUnknownError, hold_committed, id_reused, refusal, wallet_not_found
+from drawdown_server.holds.refusals import (
+    HoldUnknownError,
+    hold_committed,
+    id_reused,
+    ledger_backlog,
+    refusal,
+    wallet_not_found,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -122,7 +129,8 @@ class HoldStore:
         """Place a hold; "no" is an answer (``status`` DENIED), also for a wallet that does not exist.
 
         Raises:
-            DrawdownError: ID_REUSED when the hold id was used before with other content.
+            DrawdownError: ID_REUSED when the hold id was used before with other content; LEDGER_BACKLOG when more
+                events than ``outbox_backlog_limit`` wait for Postgres.
         """
         return await self._decide("authorize", request, "hold")
 
@@ -130,7 +138,8 @@ class HoldStore:
         """Debit at once; "no" is an answer, as in ``authorize``.
 
         Raises:
-            DrawdownError: ID_REUSED when the id was used before with other content.
+            DrawdownError: ID_REUSED when the id was used before with other content; LEDGER_BACKLOG as in
+                ``authorize``.
         """
         return await self._decide("charge", request, "charge")
 
@@ -288,6 +297,8 @@ class HoldStore:
             return AuthorizeReply(status="DENIED", reason=DenialReason.WALLET_NOT_FOUND)
         if reply.status == "ID_REUSED":
             raise id_reused(resource, request.hold_id, changed_field(reply.fingerprint, request.fingerprint))
+        if reply.status == "BACKLOG_FULL":
+            raise ledger_backlog()
         return reply
 
     async def _settle(self, verb: str, request: CommitRequest | ReleaseRequest | RefundRequest) -> SettleReply:

@@ -72,6 +72,7 @@ class HoldLimits:
     ttl_default_ms: int
     open_holds_max: int
     tombstone_ms: int
+    outbox_backlog_limit: int
 
 
 class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
@@ -110,6 +111,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
                 labels=labels,
                 open_holds_max=self._limits.open_holds_max,
                 tombstone_ms=self._limits.tombstone_ms,
+                outbox_backlog_limit=self._limits.outbox_backlog_limit,
             )
         )
         return authorize_response(request.wallet_id, reply)
@@ -153,6 +155,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
                 subjects=list(request.subjects),
                 labels=labels,
                 tombstone_ms=self._limits.tombstone_ms,
+                outbox_backlog_limit=self._limits.outbox_backlog_limit,
             )
         )
         return charge_response(request.wallet_id, reply)

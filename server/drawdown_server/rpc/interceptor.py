@@ -39,6 +39,9 @@ log = structlog.get_logger(__name__)
 ERROR_DOMAIN: Final = "drawdown.dev"
 RETRY_DELAY_MS: Final = 50
 """When to try again after UNAVAILABLE: longer than a reconnect takes."""
+BACKLOG_RETRY_DELAY_MS: Final = 1_000
+"""When to try again after LEDGER_BACKLOG: the flusher records some ten thousand events in that time, so that Postgres
+has made room if it is back, and if it is not, waiting gateways add little to what Valkey has to do."""
 VIOLATION_BYTES_MAX: Final = 3 * 1024
 """Of fields and rules in one status. gRPC's limit for all metadata is 8 KiB, and it sends these bytes as base64."""
 OWN_SERVICES: Final = "/drawdown.v1."
@@ -65,7 +68,9 @@ def status_of(error: DrawdownError) -> status_pb2.Status:
             )
         )
     if code is _RETRYABLE:
-        details.append(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=RETRY_DELAY_MS * 1_000_000)))
+        delay = Duration()
+        delay.FromMilliseconds(BACKLOG_RETRY_DELAY_MS if error.reason is ErrorReason.LEDGER_BACKLOG else RETRY_DELAY_MS)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=error.message)
     for detail in details:
         packed = AnyMessage()

@@ -1,12 +1,13 @@
 -- authorize.lua: place a hold if the wallet can pay for it.
 --
 -- ARGV   request: epoch, tenant_id, wallet_id, hold_id, fingerprint, ways {{asset, units, min_units, overage_policy,
---        known}, ...}, ttl_ms, subjects, expiry_action, labels, open_holds_max, tombstone_ms
+--        known}, ...}, ttl_ms, subjects, expiry_action, labels, open_holds_max, outbox_backlog_limit, tombstone_ms
 -- Reply  OK {hold, balances, replayed, observed} | DENIED {reason, asset, required, available, cap, balances}
---        | ID_REUSED {fingerprint of the first call} | NOT_LOADED | STALE_EPOCH
--- Checks, the first that fails decides: epoch; hold id known; wallet loaded; wallet state; (due holds and grants of
---        this wallet expire;) open-hold limit; then for each way to pay, in order: assets; funds; caps. The first way
---        that passes is taken, else the refusal of the first way is the answer. All checks before the first write.
+--        | ID_REUSED {fingerprint of the first call} | BACKLOG_FULL | NOT_LOADED | STALE_EPOCH
+-- Checks, the first that fails decides: epoch; hold id known; wallet loaded; backlog of the outbox; wallet state; (due
+--        holds and grants of this wallet expire;) open-hold limit; then for each way to pay, in order: assets; funds;
+--        caps. The first way that passes is taken, else the refusal of the first way is the answer. All checks before
+--        the first write.
 -- OOM    refused by a full Redis: it must not take the memory that settling needs.
 
 -- The same id again. Only a release is an answer of its own: its hold can never be committed.
@@ -132,6 +133,9 @@ local function authorize(keys, args)
   local wallet = open_wallet(keys, request)
   if not wallet then
     return answer({ status = 'NOT_LOADED' })
+  end
+  if backlog_is_full(keys, request) then
+    return answer({ status = 'BACKLOG_FULL' })
   end
   if wallet.state ~= 'ACTIVE' then
     return answer(denied(wallet, request.ways[1], { reason = 'WALLET_' .. wallet.state }))

@@ -1,7 +1,7 @@
 -- charge.lua: debit at once, without a hold before: Authorize and Commit in one step. The charge is a committed hold.
 --
 -- ARGV   request: epoch, tenant_id, wallet_id, hold_id (the charge's id), fingerprint, amounts {asset, units,
---        overage_policy, known}, subjects, labels, tombstone_ms
+--        overage_policy, known}, subjects, labels, outbox_backlog_limit, tombstone_ms
 -- Reply  as authorize
 -- Checks as authorize, without the open-hold limit. Funds deny only under overage policy REJECT: the others charge what
 --        is available, or everything.
@@ -52,6 +52,9 @@ local function charge(keys, args)
   local wallet = open_wallet(keys, request)
   if not wallet then
     return answer({ status = 'NOT_LOADED' })
+  end
+  if backlog_is_full(keys, request) then
+    return answer({ status = 'BACKLOG_FULL' })
   end
   if wallet.state ~= 'ACTIVE' then
     return answer(denied(wallet, request.amounts, { reason = 'WALLET_' .. wallet.state }))

@@ -63,6 +63,12 @@ local function epoch_is_stale(keys, request)
   return redis.call('HGET', keys[META], 'epoch') ~= request.epoch
 end
 
+-- Postgres is too far behind: new spending waits, what was approved goes on. 0 = no limit.
+local function backlog_is_full(keys, request)
+  local limit = request.outbox_backlog_limit
+  return limit > 0 and redis.call('XLEN', keys[OUTBOX]) > limit
+end
+
 local function answer(reply)
   return cmsgpack.pack(reply)
 end

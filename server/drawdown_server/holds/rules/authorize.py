@@ -54,12 +54,14 @@ class Payable:
 def authorize(wallet: Wallet, request: AuthorizeRequest) -> AuthorizeReply:
     """Hold units of one or more assets, all or nothing, in the first way that is affordable.
 
-    Order of checks: hold id known; wallet state; [due holds and due grants expire]; open-hold limit; then way by way
-    assets, funds, caps. If no way passes, the answer says what was wrong with the first one.
+    Order of checks: hold id known; backlog; wallet state; [due holds and due grants expire]; open-hold limit; then way
+    by way assets, funds, caps. If no way passes, the answer says what was wrong with the first one.
     """
     known = wallet.holds.get(request.hold_id)
     if known is not None:
         return same_id_again(wallet, known, request.fingerprint)
+    if backlog_is_full(wallet, request.outbox_backlog_limit):
+        return AuthorizeReply(status="BACKLOG_FULL")
     first_assets = [amount.asset for amount in request.ways[0]]
     if wallet.state is not WalletState.ACTIVE:
         return wallet_denial(wallet).answer(wallet, first_assets)
@@ -93,6 +95,11 @@ def same_id_again(wallet: Wallet, hold: Hold, fingerprint: str) -> AuthorizeRepl
     if hold.state is HoldState.RELEASED:
         return AuthorizeReply(status="DENIED", reason=DenialReason.HOLD_RELEASED, balances=balances, replayed=True)
     return AuthorizeReply(status="OK", hold=hold.answer(), balances=balances, replayed=True)
+
+
+def backlog_is_full(wallet: Wallet, limit: int) -> bool:
+    """Whether the ledger is too far behind for new spending. The model has one outbox, which nobody records."""
+    return 0 < limit < len(wallet.events)
 
 
 def wallet_denial(wallet: Wallet) -> Denial:
@@ -191,6 +198,8 @@ def charge(wallet: Wallet, request: ChargeRequest) -> AuthorizeReply:
     known = wallet.holds.get(request.hold_id)
     if known is not None:
         return same_id_again(wallet, known, request.fingerprint)
+    if backlog_is_full(wallet, request.outbox_backlog_limit):
+        return AuthorizeReply(status="BACKLOG_FULL")
     assets = [amount.asset for amount in request.amounts]
     if wallet.state is not WalletState.ACTIVE:
         return wallet_denial(wallet).answer(wallet, assets)
