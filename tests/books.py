@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from drawdown_server.holds import keys
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.fingerprint import refund_digest
@@ -19,6 +21,7 @@ from drawdown_server.holds.messages import (
     AuthorizeRequest,
     ChargeRequest,
     CommitRequest,
+    EvictRequest,
     ReadCapsReply,
     ReadCapsRequest,
     RefundRequest,
@@ -45,6 +48,7 @@ from drawdown_server.wallets.admin import WalletAdmin
 from drawdown_server.wallets.assets import AssetRegistry
 from drawdown_server.wallets.changes import ChangeApplier
 from drawdown_server.wallets.loader import WalletLoader
+from idle import make_idle
 from ledgers import PARTITIONS, TENANT, make_flusher, open_redis, open_store
 
 if TYPE_CHECKING:
@@ -235,7 +239,22 @@ class Books:
         partition = keys.partition_of(TENANT, WALLET, PARTITIONS)
         await self.redis.delete(*keys.wallet_keys(partition, 1, TENANT, WALLET)[3:])
 
-    async def assert_reload_equal(self) -> None:
+    async def evict(self) -> None:
+        """The wallet was idle for so long that its tombstones are gone, and leaves Valkey."""
+        partition = keys.partition_of(TENANT, WALLET, PARTITIONS)
+        names = keys.wallet_keys(partition, 1, TENANT, WALLET)
+        tombstones = await self.redis.zrange(names[6], 0, -1)
+        if tombstones:
+            await self.redis.zadd(names[6], dict.fromkeys(tombstones, 1))
+        await self.flush()
+        await self.sweep()
+        await make_idle(self.redis, names[3])
+        (wallet,) = await self.ledger.recorded_wallets([(TENANT, WALLET)])
+        reply = await self.holds.evict(EvictRequest(**msgspec.structs.asdict(wallet)))
+        assert reply.status == "OK"
+        assert await self.redis.exists(*names[3:]) == 0
+
+    async def assert_reload_equal(self, *, evict: bool = False) -> None:
         """With nothing held: what Postgres has recorded is what is live, and a load brings it back."""
         await self.sweep()
         await self.flush()
@@ -243,7 +262,7 @@ class Books:
         before, caps = await self.read(), await self.read_caps()
         assert before.open_holds == 0
         await self.assert_reconciled()
-        await self.forget()
+        await (self.evict() if evict else self.forget())
         assert await self.read() == before
         assert await self.read_caps() == caps
         await self.assert_reconciled()

@@ -59,7 +59,9 @@ from drawdown_server.rpc.wallets import BalanceService, WalletService
 from drawdown_server.wallets.admin import WalletAdmin
 from drawdown_server.wallets.assets import AssetRegistry
 from drawdown_server.wallets.changes import ChangeApplier
+from drawdown_server.wallets.evictor import Evictor
 from drawdown_server.wallets.loader import WalletLoader
+from drawdown_server.wallets.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -256,6 +258,17 @@ async def serve(
             sweeper = Sweeper(stores.holds, interval_ms=config.sweep_interval_ms, tombstone_ms=config.tombstone_ms)
             tasks.create_task(sweeper.run(stop_background), name="sweeper")
             tasks.create_task(changes.run(stop_background), name="changes")
+            waker = Waker(stores.holds, stores.ledger, tombstone_ms=config.tombstone_ms)
+            tasks.create_task(waker.run(stop_background), name="waker")
+            if config.evict_idle_s:
+                evictor = Evictor(
+                    stores.client,
+                    stores.holds,
+                    stores.ledger,
+                    idle_s=config.evict_idle_s,
+                    interval_ms=config.evict_interval_ms,
+                )
+                tasks.create_task(evictor.run(stop_background), name="evictor")
             if config.flusher:
                 tasks.create_task(run_flusher(config, stores, stop_background), name="flusher")
             try:

@@ -73,6 +73,17 @@ class Config(BaseSettings):
             "UNAVAILABLE, everything else works; 0: never",
         ),
     ] = OUTBOX_BACKLOG_LIMIT_DEFAULT
+    evict_idle_s: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=31_536_000,
+            description="wallets nobody used for so long leave Valkey; a day, so that today's are there; 0: never",
+        ),
+    ] = 86_400
+    evict_interval_ms: Annotated[
+        int, Field(ge=10, le=3_600_000, description="pause between looks at 10,000 keys for idle wallets")
+    ] = 10_000
     sweep_interval_ms: Annotated[int, Field(ge=10, le=60_000, description="pause between sweeps of due holds")] = 500
 
     flush_batch_max: Annotated[int, Field(ge=1, le=100_000, description="events per Postgres transaction")] = 2_000

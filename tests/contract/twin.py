@@ -17,6 +17,7 @@ from drawdown_server.holds import keys, messages
 from drawdown_server.holds.library import build_library, read_sources
 from drawdown_server.holds.messages import (
     ApplyRequest,
+    EvictRequest,
     ListHoldsRequest,
     LoadRequest,
     PackedGrant,
@@ -55,6 +56,8 @@ COUNTER_KEPT_MS: Final = 2 * DAY_MS
 EVENT_VERSION: Final = 1
 SUBJECTS: Final = ["key:a", "key:b", "user:1"]
 ALL_HOLDS: Final = 100
+GONE: Final = -1
+"""There is no wallet."""
 
 REPLIES: Final[dict[str, type[messages.Reply]]] = {
     "authorize": messages.AuthorizeReply,
@@ -66,6 +69,7 @@ REPLIES: Final[dict[str, type[messages.Reply]]] = {
     "sweep": messages.SweepReply,
     "load": messages.LoadReply,
     "apply": messages.ApplyReply,
+    "evict": messages.EvictReply,
     "read_wallet": messages.ReadWalletReply,
     "read_caps": messages.ReadCapsReply,
     "read_hold": messages.ReadHoldReply,
@@ -108,7 +112,7 @@ class Step:
     """What the model answers, and how the wallet looks afterwards."""
     counters_from: dict[str, int]
     due_by_ms: int
-    """The sweep must look here no later; 0 = there is nothing to look for."""
+    """The sweep must look here no later; 0 = there is nothing to look for; ``GONE`` = it must not look at all."""
     events: int
     """Events so far."""
 
@@ -156,6 +160,11 @@ class World:
         if isinstance(request, ApplyRequest):
             number = (self.wallet.change_number if self.wallet else 0) + move.number
             request.change = msgspec.structs.replace(request.change, change_number=number)
+        elif isinstance(request, EvictRequest) and self.wallet is not None:
+            # The move says how far off Postgres is.
+            request.sequence += self.wallet.sequence
+            request.applied_change_number += self.wallet.change_number
+            request.change_number += self.wallet.change_number
         elif isinstance(request, RefundRequest):
             request.grants = [grant for _, grant in self.grants.values()]
             known = self.history.get(request.hold_id)
@@ -207,7 +216,7 @@ class World:
     def _due_by(self) -> int:
         wallet = self.wallet
         if wallet is None:
-            return 0
+            return GONE
         times = [hold.expire_ms for hold in wallet.open_holds()]
         times += [hold.forget_ms for hold in wallet.settled_holds()]
         for asset in wallet.assets.values():
@@ -334,6 +343,8 @@ def _differs(step: Step, what: str, got: Any) -> list[str]:  # noqa: ANN401 - wh
         case "clock":
             return []
         case "due":
+            if step.due_by_ms == GONE:
+                return [] if got is None else [f"the sweep comes for a wallet that has gone after {step.move}"]
             is_late = step.due_by_ms and (not got or got > step.due_by_ms)
             return [f"the sweep comes too late ({got} > {step.due_by_ms}) after {step.move}"] if is_late else []
         case "counters":

@@ -17,6 +17,7 @@ from drawdown_server.holds.messages import (
     Change,
     ChargeRequest,
     CommitRequest,
+    EvictRequest,
     ExtendRequest,
     GrantChange,
     LoadedAsset,
@@ -38,6 +39,7 @@ from drawdown_server.holds.model import (
     WalletState,
 )
 from drawdown_server.holds.rules.caps import DAY_MS, HOUR_MS, MINUTE_MS, end_of, period_of
+from drawdown_server.holds.rules.changes import LIVE_MIN_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +134,7 @@ class Player:
         wallet, now_ms = self.world.wallet, self.world.now_ms
         if wallet is None:
             return []
-        times = [hold.expire_ms for hold in wallet.open_holds()]
+        times = [hold.expire_ms for hold in wallet.open_holds()] + [wallet.loaded_ms + LIVE_MIN_MS]
         times += [hold.forget_ms for hold in wallet.settled_holds()]
         for asset in wallet.assets.values():
             times += [grant.expire_ms for grant in asset.grants] + [grant.effective_ms for grant in asset.scheduled]
@@ -354,6 +356,17 @@ class Player:
             funds.create_ms,
         )
 
+    def evict(self) -> EvictRequest:
+        """With the numbers that Postgres has, by how much they are off: mostly not at all."""
+        off = (0,) * 9 + (-1, 1)
+        numbers = self.pick(off)
+        return EvictRequest(
+            **IDS,
+            sequence=self.pick(off),
+            applied_change_number=numbers,
+            change_number=numbers + self.pick((0,) * 9 + (1,)),
+        )
+
     def load(self) -> LoadRequest:
         numbers = self.pick((0, 0, 7))
         assets = [
@@ -432,6 +445,7 @@ VERBS: Final = (
     *["refund"] * 4,
     *["apply"] * 6,
     *["sweep"] * 2,
+    *["evict"] * 2,
     "load",
 )
 

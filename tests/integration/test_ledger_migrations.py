@@ -51,6 +51,15 @@ async def test_a_fresh_database_gets_everything_once(empty_url: str) -> None:
     assert await fetch(empty_url, "SELECT count(*) FROM entries") == [(0,)]
 
 
+async def test_no_index_names_what_the_flusher_updates_all_the_time(postgres_url: str) -> None:
+    """Such an update would have to write every index of the row."""
+    indexes = [
+        str(row[0]) for row in await fetch(postgres_url, "SELECT indexdef FROM pg_indexes WHERE tablename = 'grants'")
+    ]
+    assert len(indexes) == 4
+    assert not [index for index in indexes if "remaining_units" in index or "live" in index]
+
+
 async def test_many_servers_that_start_at_once_apply_each_migration_once(empty_url: str) -> None:
     applied = await asyncio.gather(*(migrate(empty_url, [FIRST, SECOND]) for _ in range(8)))
     assert sorted(title for titles in applied for title in titles) == [FIRST.title, SECOND.title]

@@ -263,13 +263,13 @@ async def test_after_anything_a_load_brings_back_what_was_live(books: Books, see
     books.flusher = make_flusher(books.redis, books.ledger, batch_max=BATCHES[seed % len(BATCHES)])
     await books.grant("first", 200, asset="USD")
     compared = 0
-    for _ in range(3):
+    for evict in (False, True, False, True):
         for _ in range(STEPS):
             await chance.step()
         await chance.come_to_rest()
         await books.flush()
         compared += await assert_holds_recorded(books)
-        await books.assert_reload_equal()
+        await books.assert_reload_equal(evict=evict)
         await books.admin.set_state(TENANT, WALLET, WalletState.ACTIVE, "")
     assert compared > 0
 

@@ -164,6 +164,34 @@ MUTANTS: Final = (
         "request.ticket_ms > TICKET_MAX_MS",
         "request.ticket_ms > TICKET_MAX_MS + 1",
     ),
+    # --- eviction
+    Mutant("a wallet is evicted with its holds", "evict.lua", "redis.call('EXISTS', keys[HOLDS]) == 1", "false"),
+    Mutant(
+        "a wallet with unrecorded events is evicted", "evict.lua", "sequence == request.sequence and", "sequence and"
+    ),
+    Mutant("a wallet behind its time is evicted", "evict.lua", " and wallet.sequence == sequence\n", "\n"),
+    Mutant("a wallet with unapplied changes is evicted", "evict.lua", " and number == request.change_number", ""),
+    Mutant(
+        "a wallet with unrecorded changes is evicted",
+        "evict.lua",
+        "number == request.applied_change_number and ",
+        "",
+    ),
+    Mutant("a young wallet is evicted", "evict.lua", "wallet.loaded_ms < LIVE_MIN_MS", "wallet.loaded_ms < 0"),
+    Mutant(
+        "a wallet is evicted a moment early",
+        "evict.lua",
+        "wallet.loaded_ms < LIVE_MIN_MS",
+        "wallet.loaded_ms < LIVE_MIN_MS - 1",
+    ),
+    Mutant("eviction leaves the counters of caps", "evict.lua", ", keys[CAPS])", ")"),
+    Mutant(
+        "eviction leaves the wallet in the sweep's list",
+        "evict.lua",
+        "  redis.call('ZREM', keys[DUE], wallet.tenant_id .. '|' .. wallet.wallet_id)\n",
+        "",
+    ),
+    Mutant("eviction does nothing", "evict.lua", "keys[WALLET], keys[HOLDS]", "keys[HOLDS]"),
     # --- commit
     Mutant("a commit after a release is charged", "commit.lua", "if hold.state == 'RELEASED' then", "if false then"),
     Mutant("a due hold is committed in time", "commit.lua", "  if is_due(wallet, hold) then\n", "  if false then\n"),

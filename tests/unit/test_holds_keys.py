@@ -62,6 +62,16 @@ def test_two_wallets_share_no_key_of_their_own(one: tuple[str, str], other: tupl
     assert (own & set(keys.wallet_keys(1, 1, *other)[3:]) == set()) is (one != other)
 
 
+@given(ids, ids, st.integers(0, 1023), st.integers(1, 2**31))
+def test_the_name_of_a_wallet_says_which_it_is_and_no_other_does(
+    tenant_id: str, wallet_id: str, partition: int, epoch: int
+) -> None:
+    names = [keys.parse_wallet(name) for name in keys.wallet_keys(partition, epoch, tenant_id, wallet_id)]
+    wallet = names.pop(keys.WALLET)
+    assert wallet == (partition, epoch, tenant_id, wallet_id)
+    assert names == [None] * 7
+
+
 def test_epochs_and_partitions_share_no_key() -> None:
     names = [key for p, epoch in product(range(12), range(1, 12)) for key in keys.wallet_keys(p, epoch, "t", "w")[1:]]
     assert len(set(names)) == len(names)

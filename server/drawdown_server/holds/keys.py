@@ -7,7 +7,8 @@ replaced can never be reached again by an old server. ``|`` separates the parts 
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Final, NamedTuple
 from zlib import crc32
 
 PARTITIONS_DEFAULT: Final = 64
@@ -15,6 +16,30 @@ PARTITIONS_DEFAULT: Final = 64
 
 PARTITIONS_MAX: Final = 1024
 """Most partitions: each costs one stream read per flusher cycle and one sweep per second."""
+
+
+WALLET: Final = 3
+"""Place of the wallet's hash in ``wallet_keys``."""
+
+WALLETS_PATTERN: Final = "{dd*}:*:wallet|*"
+"""Finds the hashes of all wallets, whatever their partition and epoch."""
+
+_WALLET_NAME: Final = re.compile(r"\{dd(\d+)\}:(\d+):wallet\|([^|]+)\|([^|]+)")
+
+
+class WalletName(NamedTuple):
+    """What the name of a wallet's hash says."""
+
+    partition: int
+    epoch: int
+    tenant_id: str
+    wallet_id: str
+
+
+def parse_wallet(key: str) -> WalletName | None:
+    """The wallet whose hash has this name; None for other keys."""
+    found = _WALLET_NAME.fullmatch(key)
+    return None if found is None else WalletName(int(found[1]), int(found[2]), found[3], found[4])
 
 
 def partition_of(tenant_id: str, wallet_id: str, partitions: int) -> int:

@@ -33,6 +33,7 @@ PARTS: Final = (
     "sweep.lua",
     "apply.lua",
     "load.lua",
+    "evict.lua",
     "read.lua",
     "register.lua",
 )

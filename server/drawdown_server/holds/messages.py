@@ -258,6 +258,14 @@ class ApplyRequest(WalletRequest, kw_only=True):
     change: Change
 
 
+class EvictRequest(WalletRequest, kw_only=True):
+    """Request of ``evict``: what Postgres has of the wallet."""
+
+    sequence: int
+    applied_change_number: int
+    change_number: int
+
+
 class ReadWalletRequest(WalletRequest, kw_only=True):
     """Request of ``read_wallet``."""
 
@@ -306,6 +314,9 @@ Status = Literal[
     "EXCEEDS_DEBITED",
     "TICKET_EXPIRED",
     "GAP",
+    "HAS_HOLDS",
+    "NOT_RECORDED",
+    "TOO_YOUNG",
 ]
 
 
@@ -365,6 +376,10 @@ class ApplyReply(Reply, kw_only=True, frozen=True):
 
     applied: bool = False
     change_number: int = 0
+
+
+class EvictReply(Reply, kw_only=True, frozen=True):
+    """Reply of ``evict``: gone, or why not."""
 
 
 class ReadWalletReply(Reply, kw_only=True, frozen=True):

@@ -25,6 +25,8 @@ from drawdown_server.holds.messages import (
     AuthorizeRequest,
     ChargeRequest,
     CommitRequest,
+    EvictReply,
+    EvictRequest,
     ExtendRequest,
     ListHoldsReply,
     ListHoldsRequest,
@@ -84,6 +86,8 @@ class Ticket:
     """Of the wallet's partition."""
     time_ms: int
     """By the store's clock."""
+    is_live: bool
+    """The wallet was there at that time or a moment later: nothing is to be loaded."""
 
 
 class HoldStore:
@@ -122,6 +126,11 @@ class HoldStore:
     def partitions(self) -> int:
         """Number of partitions."""
         return len(self._epochs)
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The epoch of each partition, as far as this server knows."""
+        return tuple(self._epochs)
 
     # --- verbs ---------------------------------------------------------------------------------------------------
 
@@ -247,9 +256,15 @@ class HoldStore:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def ticket(self, tenant_id: str, wallet_id: str) -> Ticket:
-        """What a load must carry that was taken before Postgres was read: it proves how old the read is."""
+        """What a load must carry that was taken before Postgres was read: it proves how old the read is.
+
+        Only a wallet that is not there may be loaded with it. One that is there may be used, recorded and evicted while
+        Postgres is read, and the load would put back what it was before.
+        """
         partition = keys.partition_of(tenant_id, wallet_id, len(self._epochs))
-        return Ticket(epoch=self._epochs[partition], time_ms=await self.now_ms())
+        epoch, time_ms = self._epochs[partition], await self.now_ms()
+        name = keys.wallet_keys(partition, epoch, tenant_id, wallet_id)[keys.WALLET]
+        return Ticket(epoch=epoch, time_ms=time_ms, is_live=await self._connection.call("EXISTS", name) == 1)
 
     async def load(self, request: LoadRequest, ticket: Ticket) -> LoadReply:
         """Bring a wallet from Postgres; what is live is never overwritten.
@@ -265,6 +280,10 @@ class HoldStore:
     async def apply(self, request: ApplyRequest) -> ApplyReply:
         """Apply one change that Postgres has recorded. ``status`` GAP when an earlier one is missing."""
         return await self._run("apply", request, _APPLY)
+
+    async def evict(self, request: EvictRequest) -> EvictReply:
+        """Take an idle wallet out of Redis, unless there is anything that Postgres could not bring back."""
+        return await self._run("evict", request, _EVICT, load=False)
 
     # --- the sweep -----------------------------------------------------------------------------------------------
 
@@ -284,6 +303,14 @@ class HoldStore:
     async def sweep(self, request: SweepRequest) -> SweepReply:
         """Free due holds of one wallet and forget its old tombstones."""
         return await self._run("sweep", request, _SWEEP, load=False)
+
+    async def wake(self, request: SweepRequest) -> SweepReply:
+        """The same, and the wallet is brought from Postgres when it is not here.
+
+        Raises:
+            DrawdownError: WALLET_NOT_FOUND.
+        """
+        return await self._run("sweep", request, _SWEEP)
 
     # --- sending -------------------------------------------------------------------------------------------------
 
@@ -367,6 +394,7 @@ _AUTHORIZE = msgspec.msgpack.Decoder(AuthorizeReply)
 _SETTLE = msgspec.msgpack.Decoder(SettleReply)
 _SWEEP = msgspec.msgpack.Decoder(SweepReply)
 _LOAD = msgspec.msgpack.Decoder(LoadReply)
+_EVICT = msgspec.msgpack.Decoder(EvictReply)
 _APPLY = msgspec.msgpack.Decoder(ApplyReply)
 _READ_WALLET = msgspec.msgpack.Decoder(ReadWalletReply)
 _READ_HOLD = msgspec.msgpack.Decoder(ReadHoldReply)

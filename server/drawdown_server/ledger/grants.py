@@ -16,9 +16,9 @@ from drawdown_server.ledger.changes import (
     take_number,
     write_change,
 )
-from drawdown_server.ledger.database import Connection, Database, from_ms
+from drawdown_server.ledger.database import Connection, Database, from_ms, to_ms
 from drawdown_server.ledger.queries import QUERIES
-from drawdown_server.ledger.rows import GrantRow, WalletRow, grant_row
+from drawdown_server.ledger.rows import DueGrant, DueKind, DuePosition, GrantRow, WalletRow, grant_row
 from drawdown_server.ledger.wallets import refuse_out_of_range, wanted_overdraft_limit
 
 if TYPE_CHECKING:
@@ -173,6 +173,26 @@ class GrantStore(Database):
                 QUERIES["grant_list"], tenant_id, wallet_id, asset, after_change_number, limit
             )
         return [grant_row(row) for row in rows]
+
+    async def list_due_grants(self, kind: DueKind, after: DuePosition, until_ms: int, limit: int) -> list[DueGrant]:
+        """A page of the walk through all grants of all wallets by the time at which they expire, or become effective.
+
+        Args:
+            kind: Which of the two.
+            after: Where the page before ended; ``DUE_START`` = from the beginning.
+            until_ms: No later than this.
+            limit: Grants per page. All count, also those of which the ledger has heard: so a page costs the same
+                however little is due.
+        """
+        due_ms, *names = after
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES[f"grants_{kind}"], from_ms(due_ms), *names, from_ms(until_ms), limit)
+        return [
+            DueGrant(
+                DuePosition(to_ms(row["due_time"]), row["tenant_id"], row["wallet_id"], row["grant_id"]), row["is_due"]
+            )
+            for row in rows
+        ]
 
 
 async def _get_known(connection: Connection, wallet: WalletRow, grant_id: str) -> GrantRow:

@@ -6,7 +6,7 @@ smallest unit).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -55,6 +55,44 @@ class WalletRow(msgspec.Struct, frozen=True):
     """The last recorded ledger event."""
     create_ms: int
     update_ms: int
+
+
+class RecordedWallet(msgspec.Struct, frozen=True):
+    """How much of a wallet's life Postgres has recorded."""
+
+    tenant_id: str
+    wallet_id: str
+    sequence: int
+    """The last recorded ledger event."""
+    applied_change_number: int
+    """The last change whose event is recorded."""
+    change_number: int
+    """The newest change."""
+
+
+DueKind: TypeAlias = Literal["expiring", "starting"]
+"""What time does to a grant."""
+
+
+class DuePosition(NamedTuple):
+    """A place in the walk through all grants by the time at which one thing happens to them."""
+
+    due_ms: int
+    tenant_id: str = ""
+    wallet_id: str = ""
+    grant_id: str = ""
+
+
+DUE_START: Final = DuePosition(1)
+"""Before every grant: 0 is no time."""
+
+
+class DueGrant(msgspec.Struct, frozen=True):
+    """A grant to which time has done something, or was to do."""
+
+    at: DuePosition
+    is_due: bool
+    """The ledger has not heard of it yet."""
 
 
 class GrantRow(msgspec.Struct, frozen=True):

@@ -19,11 +19,18 @@ from drawdown_server.ledger.changes import (
 )
 from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Connection, Database, translated
 from drawdown_server.ledger.queries import QUERIES
-from drawdown_server.ledger.rows import AssetRow, WalletRow, WalletSnapshot, asset_row, wallet_row
+from drawdown_server.ledger.rows import (
+    AssetRow,
+    RecordedWallet,
+    WalletRow,
+    WalletSnapshot,
+    asset_row,
+    wallet_row,
+)
 from drawdown_server.ledger.snapshot import read_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class WalletStore(Database):
@@ -86,6 +93,14 @@ class WalletStore(Database):
         async with self._connection() as connection:
             row = await connection.fetchrow(QUERIES["wallet_get"], tenant_id, wallet_id)
         return None if row is None else wallet_row(row)
+
+    async def recorded_wallets(self, names: Sequence[tuple[str, str]]) -> list[RecordedWallet]:
+        """How far these wallets (tenant, wallet) are recorded; those that do not exist are left out."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                QUERIES["wallets_recorded"], [tenant for tenant, _ in names], [wallet for _, wallet in names]
+            )
+        return [RecordedWallet(*row) for row in rows]
 
     async def list_wallets(self, tenant_id: str, after_wallet_id: str, limit: int) -> list[WalletRow]:
         """A page of wallets by id, after ``after_wallet_id`` ("" = from the start)."""

@@ -75,6 +75,8 @@ class WalletLoader:
             for _ in range(TICKET_ATTEMPTS_MAX):
                 creations = self._creations
                 ticket = await self._holds.ticket(tenant_id, wallet_id)
+                if ticket.is_live:  # another server was first
+                    return True
                 snapshot = await self._ledger.load_wallet(tenant_id, wallet_id)
                 if snapshot is None:
                     if creations == self._creations:

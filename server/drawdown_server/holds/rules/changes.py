@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from drawdown_server.holds.messages import ApplyReply, LoadReply
+from drawdown_server.holds.messages import ApplyReply, EvictReply, LoadReply
 from drawdown_server.holds.rules.audit import Books
 from drawdown_server.holds.rules.caps import CapBook
 from drawdown_server.holds.rules.events import EventKind
@@ -12,11 +12,14 @@ from drawdown_server.holds.rules.grants import Asset, Grant
 from drawdown_server.holds.rules.wallet import Wallet
 
 if TYPE_CHECKING:
-    from drawdown_server.holds.messages import ApplyRequest, Change, GrantChange, LoadRequest
+    from drawdown_server.holds.messages import ApplyRequest, Change, EvictRequest, GrantChange, LoadRequest
     from drawdown_server.holds.rules.events import Event, Line
 
 TICKET_MAX_MS: Final = 30_000
 """Older readings of Postgres are refused: the wallet may have been here and gone again since."""
+
+LIVE_MIN_MS: Final = 60_000
+"""A wallet stays at least this long: whoever was reading Postgres before it came cannot load what it was then."""
 
 
 def load(
@@ -52,6 +55,7 @@ def load(
         change_number=request.change_number,
         events=events,
         now_ms=now_ms,
+        loaded_ms=now_ms,
         assets=assets,
         caps=CapBook({(cap.subject, cap.asset, cap.window): cap for cap in request.caps}, dict(usage)),
         books=Books.opened(request.sequence, assets.values(), usage),
@@ -64,6 +68,22 @@ def load(
     for change in request.changes:
         apply_change(wallet, change)
     return wallet, LoadReply(status="OK", loaded=True)
+
+
+def evict(wallet: Wallet, request: EvictRequest) -> EvictReply:
+    """Whether an idle wallet may go: only Postgres has it from then on, and the next load brings it back as it is.
+
+    Order of checks: holds, remembered ones too; everything recorded, and nothing that time has done meanwhile; age.
+    """
+    if wallet.holds:
+        return EvictReply(status="HAS_HOLDS")
+    numbers = (request.sequence, request.applied_change_number, request.change_number)
+    is_behind = any(asset.is_behind(wallet.now_ms) for asset in wallet.assets.values())
+    if is_behind or numbers != (wallet.sequence, wallet.change_number, wallet.change_number):
+        return EvictReply(status="NOT_RECORDED")
+    if wallet.now_ms < wallet.loaded_ms + LIVE_MIN_MS:
+        return EvictReply(status="TOO_YOUNG")
+    return EvictReply(status="OK")
 
 
 def apply(wallet: Wallet, request: ApplyRequest) -> ApplyReply:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from drawdown_server.holds.messages import (
     ApplyReply,
     AuthorizeReply,
+    EvictReply,
     ListHoldsReply,
     ReadCapsReply,
     ReadHoldReply,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         AuthorizeRequest,
         ChargeRequest,
         CommitRequest,
+        EvictRequest,
         ExtendRequest,
         ListHoldsRequest,
         LoadReply,
@@ -114,6 +116,13 @@ class ModelStore:
     def apply(self, request: ApplyRequest) -> ApplyReply:
         """Apply a change that an administrator made."""
         return self._run(changes.apply, request, ApplyReply(status="NOT_LOADED"))
+
+    def evict(self, request: EvictRequest) -> EvictReply:
+        """Take an idle wallet away."""
+        reply = self._run(changes.evict, request, EvictReply(status="NOT_LOADED"))
+        if reply.status == "OK":
+            del self.wallets[request.tenant_id, request.wallet_id]
+        return reply
 
     # --- reading -------------------------------------------------------------------------------------------------
 

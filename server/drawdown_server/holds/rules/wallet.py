@@ -57,6 +57,8 @@ class Wallet:
     """Where its events go."""
     now_ms: int = 0
     """The time of the call that is going on; it stands still within one."""
+    loaded_ms: int = 0
+    """Since when it is here."""
     assets: dict[str, Asset] = field(default_factory=dict)
     holds: dict[str, Hold] = field(default_factory=dict)
     """Open ones, and settled ones until they are forgotten."""

@@ -52,6 +52,11 @@ SELECT tenant_id, wallet_id, partition, state, display_name, labels, change_numb
 FROM wallets WHERE tenant_id = $1 AND wallet_id = $2
 FOR UPDATE
 
+-- wallets_recorded --
+SELECT w.tenant_id, w.wallet_id, w.sequence, w.applied_change_number, w.change_number
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN wallets w ON w.tenant_id = f.tenant_id AND w.wallet_id = f.wallet_id
+
 -- wallet_list --
 SELECT tenant_id, wallet_id, partition, state, display_name, labels, change_number, applied_change_number, sequence,
     create_time, update_time
@@ -139,6 +144,22 @@ SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, 
     void_time, live, applied_expire_time, applied_void, labels, change_number, create_time
 FROM grants WHERE tenant_id = $1 AND wallet_id = $2 AND remaining_units > 0
 ORDER BY change_number
+
+-- grants_expiring --
+-- One page of grants by the time at which they expire, all of them. is_due: what is left should be in the ledger as an
+-- EXPIRE line by now, and is not.
+SELECT tenant_id, wallet_id, grant_id, applied_expire_time AS due_time, remaining_units > 0 AS is_due
+FROM grants
+WHERE (applied_expire_time, tenant_id, wallet_id, grant_id) > ($1, $2, $3, $4) AND applied_expire_time <= $5
+ORDER BY applied_expire_time, tenant_id, wallet_id, grant_id LIMIT $6
+
+-- grants_starting --
+-- One page of scheduled grants by the time at which they become effective, all of them. is_due: its GRANT line should be
+-- in the ledger by now, and is not.
+SELECT tenant_id, wallet_id, grant_id, effective_time AS due_time, NOT live AND remaining_units > 0 AS is_due
+FROM grants
+WHERE (effective_time, tenant_id, wallet_id, grant_id) > ($1, $2, $3, $4) AND effective_time <= $5
+ORDER BY effective_time, tenant_id, wallet_id, grant_id LIMIT $6
 
 -- balance_list --
 SELECT asset, settled_units, granted_units, debited_units, expired_units, debt_units, overdraft_limit_units

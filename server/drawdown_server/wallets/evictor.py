@@ -1,0 +1,140 @@
+"""Takes idle wallets out of Valkey, so that its memory holds the customers of today and not those of ever.
+
+The hot path pays nothing for it: Valkey itself knows when a key was last touched, by a look too (``OBJECT IDLETIME``).
+A round walks a part of the keys, asks Postgres once how far the idle wallets among them are recorded, and sends these
+numbers to ``evict.lua``, which decides. Any number of servers may do this at once.
+
+When memory is short, wallets go after a much shorter time: a load costs Postgres a few milliseconds, a full Valkey
+refuses every new hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+import structlog
+from redis.exceptions import RedisError
+
+from drawdown_server.errors import DrawdownError, StoreUnavailableError
+from drawdown_server.holds import keys
+from drawdown_server.holds.messages import EvictRequest
+from drawdown_server.holds.startup import unavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from drawdown_server.holds.store import HoldStore
+    from drawdown_server.ledger.rows import RecordedWallet
+    from drawdown_server.ledger.store import LedgerStore
+
+log = structlog.get_logger(__name__)
+
+KEYS_PER_SCAN: Final = 250
+"""Keys that one SCAN looks at: about 0.1 ms of Valkey, and at most 5 ms of ours if all are wallets."""
+SCANS_PER_ROUND: Final = 40
+"""10,000 keys per round: with a round every 10 s, ten million keys in three hours."""
+PRESSURE_SHARE: Final = 0.8
+"""Of maxmemory. From here on memory is short."""
+PRESSURE_IDLE_S: Final = 120
+"""How long a wallet may be idle when memory is short: a customer in a conversation stays."""
+
+
+class Evictor:
+    """Evicts wallets that nobody has touched for long.
+
+    Args:
+        client: To look at keys with.
+        idle_s: For how long nobody has touched them. A wallet stays for a minute at least, whatever this says.
+        interval_ms: Pause between rounds.
+    """
+
+    def __init__(self, client: Redis, holds: HoldStore, ledger: LedgerStore, *, idle_s: int, interval_ms: int) -> None:
+        self._client = client
+        self._holds = holds
+        self._ledger = ledger
+        self._idle_s = idle_s
+        self._interval_s = interval_ms / 1000
+        self._cursor = 0
+        self.evicted_total = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Evict until told to stop."""
+        while not stop.is_set():
+            more = False
+            try:
+                more = await self.run_once()
+            except StoreUnavailableError as error:
+                log.warning("evictor.store_unavailable", store=error.metadata["store"])
+            except (DrawdownError, RedisError):
+                log.exception("evictor.failed")
+            if more:
+                continue
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def run_once(self) -> bool:
+        """One round. Returns whether to go on at once: memory is short, and this round has freed some.
+
+        Raises:
+            StoreUnavailableError: A store did not answer.
+            redis.exceptions.RedisError: The store does not allow what this needs (SCAN, OBJECT, INFO).
+        """
+        is_short = await self._is_memory_short()
+        idle_s = min(self._idle_s, PRESSURE_IDLE_S) if is_short else self._idle_s
+        before = self.evicted_total
+        for _ in range(SCANS_PER_ROUND):
+            idle = await self._next_idle(idle_s)
+            if idle:
+                recorded = await self._ledger.recorded_wallets(idle)
+                await asyncio.gather(*(self._evict(wallet) for wallet in recorded))
+            if self._cursor == 0:  # that was all of them
+                break
+        evicted = self.evicted_total - before
+        if evicted:
+            log.info("evictor.evicted", wallets=evicted, idle_s=idle_s, memory_is_short=is_short)
+        return is_short and evicted > 0
+
+    async def _is_memory_short(self) -> bool:
+        try:
+            memory = await self._client.info("memory")
+        except RedisError as error:
+            raise unavailable(error) from error
+        return bool(memory["maxmemory"]) and memory["used_memory"] >= PRESSURE_SHARE * memory["maxmemory"]
+
+    async def _next_idle(self, idle_s: int) -> list[tuple[str, str]]:
+        """(tenant, wallet) of the wallets among the next keys that nobody has touched for so long."""
+        try:
+            self._cursor, found = await self._client.scan(self._cursor, match=keys.WALLETS_PATTERN, count=KEYS_PER_SCAN)
+            names = cast("list[bytes]", found)
+            pipeline = self._client.pipeline(transaction=False)
+            for name in names:
+                pipeline.object("IDLETIME", name)
+            idle = cast("list[int | None]", await pipeline.execute()) if names else []
+        except RedisError as error:
+            raise unavailable(error) from error
+        wallets = []
+        for name, seconds in zip(names, idle, strict=True):
+            wallet = keys.parse_wallet(name.decode())
+            # An older epoch's keys are not ours to judge: its numbers mean nothing any more.
+            if wallet and seconds is not None and seconds >= idle_s and self._is_current(wallet):
+                wallets.append((wallet.tenant_id, wallet.wallet_id))
+        return wallets
+
+    def _is_current(self, wallet: keys.WalletName) -> bool:
+        return wallet.partition < self._holds.partitions and self._holds.epochs[wallet.partition] == wallet.epoch
+
+    async def _evict(self, wallet: RecordedWallet) -> None:
+        reply = await self._holds.evict(
+            EvictRequest(
+                tenant_id=wallet.tenant_id,
+                wallet_id=wallet.wallet_id,
+                sequence=wallet.sequence,
+                applied_change_number=wallet.applied_change_number,
+                change_number=wallet.change_number,
+            )
+        )
+        self.evicted_total += reply.status == "OK"
