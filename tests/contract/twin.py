@@ -31,7 +31,7 @@ from drawdown_server.holds.messages import (
     WalletRequest,
 )
 from drawdown_server.holds.model import CapWindow
-from drawdown_server.holds.rules import ModelStore
+from drawdown_server.holds.rules import BrokenRuleError, ModelStore
 from drawdown_server.holds.rules.caps import DAY_MS, period_of
 
 if TYPE_CHECKING:
@@ -220,7 +220,8 @@ class World:
         times = [hold.expire_ms for hold in wallet.open_holds()]
         times += [hold.forget_ms for hold in wallet.settled_holds()]
         for asset in wallet.assets.values():
-            times += [grant.effective_ms for grant in asset.scheduled]
+            # One whose time has come waits for room: the next round of the sweep looks again.
+            times += [max(grant.effective_ms, self.now_ms + 1) for grant in asset.scheduled]
             times += [grant.expire_ms for grant in asset.grants if grant.expire_ms and grant.free]
         return min(times, default=0)
 
@@ -450,7 +451,7 @@ class Run:
         """What the scripts do differently; empty if nothing. A run that even the model refuses differs in nothing."""
         try:
             world = self.played()
-        except LookupError:
+        except (LookupError, BrokenRuleError):
             return ""
         return scripts.difference(world)
 

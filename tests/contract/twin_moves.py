@@ -29,6 +29,7 @@ from drawdown_server.holds.messages import (
     TotalUsed,
 )
 from drawdown_server.holds.model import (
+    UNITS_MAX,
     Cap,
     CapMode,
     CapWindow,
@@ -60,8 +61,8 @@ STARTS: Final = (
 TTLS: Final = (1, 1_000, 30_000, MINUTE_MS, HOUR_MS, DAY_MS)
 TOMBSTONES: Final = (2_000, MINUTE_MS, HOUR_MS)
 SPANS: Final = (1, 1, 999, 1_000, 1_000, 30_000, MINUTE_MS, HOUR_MS, DAY_MS, 31 * DAY_MS)
-SCALES: Final = (1, 1, 1, 10**12)
-"""Units of some runs are close to what a double can still count."""
+SCALES: Final = (1, 1, 1, 1, 10**12, UNITS_MAX // 60)
+"""Units of some runs are close to what a double can still count; in the last ones one grant may be the whole range."""
 MOVES_MAX: Final = 16
 CHANGES: Final = (
     *["GRANT"] * 4,
@@ -150,7 +151,7 @@ class Player:
 
     def amount(self, asset: str) -> AmountRequest:
         available = max(1, self.available(asset))
-        units = self.units() if self.chance(75) else self.pick((available, available + 1))
+        units = self.units() if self.chance(75) else self.pick((available, min(available + 1, UNITS_MAX)))
         min_units = self.pick((1, units, max(1, units // 2))) if self.chance(25) else 0
         return AmountRequest(asset, units, min_units, self.pick(list(OveragePolicy)))
 
@@ -193,6 +194,10 @@ class Player:
         return max(0, len(self.world.model.events) + self.pick((-1, 0, 1))) if self.chance(10) else 0
 
     def total(self, amount: HoldAmount) -> int:
+        """A total as the API lets it pass."""
+        return min(self.any_total(amount), UNITS_MAX)
+
+    def any_total(self, amount: HoldAmount) -> int:
         """A total near one of the numbers that matter."""
         beyond = amount.reserved + max(0, self.available(amount.asset))
         half = (amount.reported + amount.reserved) // 2
@@ -226,7 +231,7 @@ class Player:
         for amount in hold.amounts if hold else []:
             available = max(0, self.available(amount.asset))
             more = self.pick((1, self.scale, 3 * self.scale, available // 2, available, available + 1))
-            raises.append(TotalUsed(amount.asset, amount.reserved + more))
+            raises.append(TotalUsed(amount.asset, min(amount.reserved + more, UNITS_MAX)))
         return raises
 
     def extend(self) -> ExtendRequest:
@@ -322,7 +327,9 @@ class Player:
             case "VOID" | "EXPIRY" if funds:
                 change = Change(number, "VOID" if kind == "VOID" else "EXPIRY", grant=funds)
             case "OVERDRAFT":
-                change = Change(number, "OVERDRAFT", asset=self.pick(ASSETS), limit=self.pick((0, 5, 20)) * self.scale)
+                asset = self.pick(ASSETS)
+                limit = min(self.pick((0, 5, 20)) * self.scale, self.room(asset))
+                change = Change(number, "OVERDRAFT", asset=asset, limit=limit)
             case "CAP":
                 change = Change(number, "CAP", cap=self.cap())
             case "CAP_REMOVAL":
@@ -330,6 +337,15 @@ class Player:
                 gone = self.pick(caps) if caps and self.chance(80) else self.cap()
                 change = Change(number, "CAP_REMOVAL", cap=gone)
         return change
+
+    def room(self, asset: str) -> int:
+        """The highest overdraft limit that Postgres lets pass; 0 while it knows nothing."""
+        wallet = self.world.wallet
+        if wallet is None:
+            return 5 * self.scale
+        there = wallet.assets.get(asset)
+        coming = sum(grant.free for grant in there.scheduled) if there else 0
+        return max(0, UNITS_MAX - max(0, there.settled if there else 0) - coming)
 
     def known_grant(self, expire_ms: int) -> GrantChange | None:
         """A change of a grant, preferably one that is still good for something."""
@@ -342,12 +358,12 @@ class Player:
     def apply(self) -> ApplyRequest:
         return ApplyRequest(**IDS, change=self.change())
 
-    def loaded_grant(self, *, is_scheduled: bool) -> PackedGrant:
+    def loaded_grant(self, *, is_scheduled: bool, most: int = UNITS_MAX) -> PackedGrant:
         funds = self.grant()
         starts = (0, 1, 1_000, MINUTE_MS) if is_scheduled else (-1, -DAY_MS)
         return PackedGrant(
             funds.grant_id,
-            funds.units,
+            min(funds.units, most),
             0,
             funds.priority,
             funds.expire_ms,
@@ -374,7 +390,7 @@ class Player:
                 asset,
                 self.units() if self.chance(15) else 0,
                 self.pick((0, 0, 10)) * self.scale,
-                [self.loaded_grant(is_scheduled=False) for _ in range(self.pick((1, 1, 2, 3)))],
+                [self.loaded_grant(is_scheduled=False, most=16 * self.scale) for _ in range(self.pick((1, 1, 2, 3)))],
                 [self.loaded_grant(is_scheduled=True) for _ in range(self.pick((0, 0, 1, 2)))],
             )
             for asset in ASSETS

@@ -86,14 +86,38 @@ MUTANTS: Final = (
     Mutant("the youngest grant burns first", "grants.lua", "a[CREATE] < b[CREATE]", "a[CREATE] > b[CREATE]"),
     Mutant("grants expire a millisecond late", "grants.lua", "grant[EXPIRE] <= now\n", "grant[EXPIRE] < now\n"),
     Mutant(
-        "grants start a millisecond late", "grants.lua", "[EFFECTIVE] <= wallet.now do", "[EFFECTIVE] < wallet.now do"
+        "grants start a millisecond late", "grants.lua", "[EFFECTIVE] <= wallet.now and", "[EFFECTIVE] < wallet.now and"
+    ),
+    Mutant("a grant comes in without room", "grants.lua", " and has_room(asset, grant[FREE])", ""),
+    Mutant(
+        "a refund comes in without room", "refund.lua", "if asset and not has_room(asset, wanted.units)", "if false"
+    ),
+    Mutant("debt has no bottom", "commit.lua", "if not can_be_owed(asset_of(wallet, amount.asset), extra)", "if false"),
+    Mutant("a charge's debt has no bottom", "charge.lua", "not can_be_owed(asset, amount.units)", "false"),
+    Mutant(
+        "held overdraft is no future debt",
+        "grants.lua",
+        "asset.debt + asset.overdraft_held - asset",
+        "asset.debt - asset",
+    ),
+    Mutant(
+        "what expired makes no room",
+        "grants.lua",
+        "  until not may_begin(wallet, asset, asset.scheduled[1])",
+        "  until true",
+    ),
+    Mutant(
+        "the sweep looks at a waiting grant for ever",
+        "sweep.lua",
+        "math.max(next_ms, wallet.now + 1) or 0",
+        "next_ms or 0",
     ),
     Mutant("debt is not repaid by a new grant", "apply.lua", "    repay_debt(wallet, funds.asset, asset)\n", ""),
     Mutant(
         "debt is not repaid by a scheduled grant",
         "grants.lua",
-        "    repay_debt(wallet, code, asset)\n  end\n",
-        "  end\n",
+        "      repay_debt(wallet, code, asset)\n    end\n",
+        "    end\n",
     ),
     Mutant(
         "debt stands beside free units",
@@ -296,7 +320,7 @@ MUTANTS: Final = (
         "amounts = amounts, subjects = hold.subjects,",
         "amounts = amounts,",
     ),
-    Mutant("the sweep expires no grants", "sweep.lua", "    asset_of(wallet, code)\n", ""),
+    Mutant("the sweep expires no grants", "sweep.lua", "    touch_asset(wallet, code)\n", ""),
     Mutant(
         "the sweep forgets no tombstones",
         "sweep.lua",
@@ -414,7 +438,7 @@ MUTANTS: Final = (
     ),
     Mutant("a leap day is lost", "caps.lua", "math.floor(doe / 1460)", "math.floor(doe / 1461)"),
     Mutant("a minute begins early", "caps.lua", "math.floor(now / MINUTE_MS)", "math.floor((now + 1) / MINUTE_MS)"),
-    Mutant("headroom of this script is not seen", "caps.lua", " + (wallet.counted[counter] or 0)\nend", "\nend"),
+    Mutant("headroom of this script is not seen", "caps.lua", " + (wallet.counted[counter] or 0),", ","),
     Mutant(
         "commit of less keeps the headroom",
         "commit.lua",

@@ -7,7 +7,7 @@ Redis' cmsgpack knows no binary type. Each struct mirrors the header of the Lua 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -23,6 +23,9 @@ from drawdown_server.holds.model import (
     WalletReading,
     WalletState,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class WalletRequest(msgspec.Struct, kw_only=True):
@@ -312,6 +315,7 @@ Status = Literal[
     "HOLD_EXPIRED",
     "BELOW_HOLD",
     "EXCEEDS_DEBITED",
+    "BALANCE_OUT_OF_RANGE",
     "TICKET_EXPIRED",
     "GAP",
     "HAS_HOLDS",
@@ -405,3 +409,8 @@ class ListHoldsReply(Reply, kw_only=True, frozen=True):
     """Reply of ``list_holds``."""
 
     holds: list[Hold] = []
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels as requests and events carry them: a JSON object with sorted keys, "" for none."""
+    return msgspec.json.encode(dict(sorted(labels.items()))).decode() if labels else ""

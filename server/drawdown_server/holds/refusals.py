@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from drawdown_server.errors import DrawdownError, ErrorReason
+from drawdown_server.holds.model import UNITS_MAX
 
 if TYPE_CHECKING:
     from drawdown_server.holds.messages import AuthorizeReply, SettleReply
@@ -32,6 +33,31 @@ def ledger_backlog() -> DrawdownError:
     return DrawdownError(
         ErrorReason.LEDGER_BACKLOG,
         "the ledger is too far behind to take new holds; holds that exist can be committed and released",
+    )
+
+
+def asset_not_found(asset: str) -> DrawdownError:
+    """The error for an asset that does not exist."""
+    return DrawdownError(ErrorReason.ASSET_NOT_FOUND, f"asset {asset} does not exist", asset=asset)
+
+
+def grant_not_found(wallet_id: str, grant_id: str) -> DrawdownError:
+    """The error for a grant that does not exist."""
+    return DrawdownError(
+        ErrorReason.GRANT_NOT_FOUND,
+        f"grant {grant_id} of wallet {wallet_id} does not exist",
+        wallet_id=wallet_id,
+        grant_id=grant_id,
+    )
+
+
+def balance_out_of_range(asset: str) -> DrawdownError:
+    """The error for what would bring a balance, with what may be owed, to where numbers are no longer exact."""
+    return DrawdownError(
+        ErrorReason.BALANCE_OUT_OF_RANGE,
+        f"the balance of {asset} with its overdraft limit, or its debt, would exceed {UNITS_MAX} units",
+        asset=asset,
+        limit=str(UNITS_MAX),
     )
 
 
@@ -69,6 +95,8 @@ def refusal(wallet_id: str, hold_id: str, reply: AuthorizeReply | SettleReply) -
         case "HOLD_EXPIRED":
             message = f"hold {hold_id} expired; its usage can still be committed"
             return _of_hold(ErrorReason.HOLD_EXPIRED, message, wallet_id, hold_id)
+        case "BALANCE_OUT_OF_RANGE":
+            return balance_out_of_range(reply.asset)
         case _:
             return _of_asset(wallet_id, hold_id, reply)
 

@@ -148,7 +148,7 @@ class HoldStore:
 
         Raises:
             DrawdownError: ID_REUSED when the id was used before with other content; LEDGER_BACKLOG as in
-                ``authorize``.
+                ``authorize``; BALANCE_OUT_OF_RANGE when CHARGE_FULL would make a debt that is out of range.
         """
         return await self._decide("charge", request, "charge")
 
@@ -170,7 +170,8 @@ class HoldStore:
         Raises:
             HoldUnknownError: Redis knows no such hold.
             DrawdownError: HOLD_RELEASED, HOLD_COMMITTED (with other totals), ASSET_NOT_HELD, TOTAL_BELOW_DEBITED,
-                EXCEEDS_HOLD, INSUFFICIENT_FUNDS (of a late commit), WALLET_NOT_FOUND.
+                EXCEEDS_HOLD, INSUFFICIENT_FUNDS (of a late commit), BALANCE_OUT_OF_RANGE (the debt of CHARGE_FULL),
+                WALLET_NOT_FOUND.
         """
         return await self._settle("commit", request)
 
@@ -189,7 +190,7 @@ class HoldStore:
         Raises:
             HoldUnknownError: Redis knows no such hold and the request does not bring it.
             DrawdownError: ID_REUSED (the refund's id, with other amounts), ASSET_NOT_HELD, EXCEEDS_DEBITED,
-                WALLET_NOT_FOUND.
+                BALANCE_OUT_OF_RANGE, WALLET_NOT_FOUND.
         """
         return await self._settle("refund", request)
 
@@ -326,6 +327,8 @@ class HoldStore:
             raise id_reused(resource, request.hold_id, changed_field(reply.fingerprint, request.fingerprint))
         if reply.status == "BACKLOG_FULL":
             raise ledger_backlog()
+        if reply.status == "BALANCE_OUT_OF_RANGE":
+            raise refusal(request.wallet_id, request.hold_id, reply)
         return reply
 
     async def _settle(self, verb: str, request: CommitRequest | ReleaseRequest | RefundRequest) -> SettleReply:

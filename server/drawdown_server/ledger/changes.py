@@ -15,6 +15,7 @@ import msgspec
 from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds.messages import Change
 from drawdown_server.holds.model import Cap, WalletState
+from drawdown_server.holds.refusals import asset_not_found, wallet_not_found
 from drawdown_server.ledger.database import Connection, Database
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import ChangeKind, ChangeRow, WalletRow, change_row, wallet_row
@@ -51,7 +52,7 @@ async def lock_wallet(connection: Connection, tenant_id: str, wallet_id: str) ->
     """The wallet, locked until the transaction ends."""
     row = await connection.fetchrow(QUERIES["wallet_lock"], tenant_id, wallet_id)
     if row is None:
-        raise DrawdownError(ErrorReason.WALLET_NOT_FOUND, f"wallet {wallet_id} does not exist", wallet_id=wallet_id)
+        raise wallet_not_found(wallet_id)
     return wallet_row(row)
 
 
@@ -66,7 +67,7 @@ def refuse_closed(wallet: WalletRow) -> None:
 async def refuse_unknown_asset(connection: Connection, tenant_id: str, asset: str) -> None:
     """Raise ASSET_NOT_FOUND for an asset that the tenant does not have."""
     if await connection.fetchrow(QUERIES["asset_get"], tenant_id, asset) is None:
-        raise DrawdownError(ErrorReason.ASSET_NOT_FOUND, f"asset {asset} does not exist", asset=asset)
+        raise asset_not_found(asset)
 
 
 async def take_number(connection: Connection, wallet: WalletRow, state: WalletState | None = None) -> WalletRow:

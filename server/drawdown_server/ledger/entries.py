@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drawdown_server.holds.messages import RecordedAmount, RecordedHold
+from drawdown_server.holds.messages import RecordedAmount, RecordedHold, labels_text
 from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Database, translated
-from drawdown_server.ledger.grants import labels_text
 from drawdown_server.ledger.lines import debt_account, wallet_account
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import (

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from drawdown_server.errors import DrawdownError, ErrorReason
-from drawdown_server.holds.messages import Change, GrantChange
+from drawdown_server.holds.messages import Change, GrantChange, labels_text
 from drawdown_server.holds.model import GrantSource
+from drawdown_server.holds.refusals import grant_not_found
 from drawdown_server.ledger.changes import (
     lock_wallet,
     refuse_closed,
@@ -198,12 +199,7 @@ class GrantStore(Database):
 async def _get_known(connection: Connection, wallet: WalletRow, grant_id: str) -> GrantRow:
     row = await connection.fetchrow(QUERIES["grant_get"], wallet.tenant_id, wallet.wallet_id, grant_id)
     if row is None:
-        raise DrawdownError(
-            ErrorReason.GRANT_NOT_FOUND,
-            f"grant {grant_id} of wallet {wallet.wallet_id} does not exist",
-            wallet_id=wallet.wallet_id,
-            grant_id=grant_id,
-        )
+        raise grant_not_found(wallet.wallet_id, grant_id)
     return grant_row(row)
 
 
@@ -233,8 +229,3 @@ def _grant_change(grant: GrantRow) -> GrantChange:
         create_ms=grant.create_ms,
         labels=labels_text(grant.labels),
     )
-
-
-def labels_text(labels: Mapping[str, str]) -> str:
-    """Labels as events carry them: a JSON object, "" for none; the same text for the same labels."""
-    return msgspec.json.encode(dict(sorted(labels.items()))).decode() if labels else ""

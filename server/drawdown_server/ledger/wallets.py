@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds.messages import Change
 from drawdown_server.holds.model import UNITS_MAX, OveragePolicy, WalletState
+from drawdown_server.holds.refusals import balance_out_of_range
 from drawdown_server.ledger.changes import (
     latest_change,
     lock_wallet,
@@ -197,9 +197,4 @@ async def wanted_overdraft_limit(connection: Connection, wallet: WalletRow, asse
 def refuse_out_of_range(asset: str, units: int) -> None:
     """Raise BALANCE_OUT_OF_RANGE when so many units might become available."""
     if units > UNITS_MAX:
-        raise DrawdownError(
-            ErrorReason.BALANCE_OUT_OF_RANGE,
-            f"the balance of {asset} with its overdraft limit would exceed {UNITS_MAX} units",
-            asset=asset,
-            limit=str(UNITS_MAX),
-        )
+        raise balance_out_of_range(asset)

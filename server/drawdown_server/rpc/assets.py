@@ -8,11 +8,11 @@ from drawdown.v1 import asset_service_pb2 as pb
 from drawdown.v1 import asset_service_pb2_grpc as pb_grpc
 from drawdown.v1 import types_pb2
 from drawdown_server.holds.model import OveragePolicy
+from drawdown_server.holds.refusals import asset_not_found
 from drawdown_server.identity.caller import current_tenant
 from drawdown_server.rpc import convert
 from drawdown_server.rpc.paging import decode_token, encode_token
 from drawdown_server.rpc.validation import SCALE_MAX, Checks
-from drawdown_server.wallets.admin import asset_not_found
 
 if TYPE_CHECKING:
     import grpc

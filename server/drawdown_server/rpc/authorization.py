@@ -23,6 +23,7 @@ from drawdown_server.holds.messages import (
     ReleaseRequest,
     SettleReply,
     TotalUsed,
+    labels_text,
 )
 from drawdown_server.holds.model import HoldState, OveragePolicy
 from drawdown_server.holds.refusals import HoldUnknownError, hold_committed
@@ -93,7 +94,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         """Place a hold."""
         ttl_ms = check_authorize(request, self._limits.ttl_default_ms)
         tenant_id = current_tenant()
-        labels = convert.labels_json(request.labels)
+        labels = labels_text(request.labels)
         ways = [
             await self._amounts(tenant_id, amounts, request.overage_policy)
             for amounts in (request.amounts, *(way.amounts for way in request.alternatives))
@@ -144,7 +145,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         """Debit at once."""
         check_charge(request)
         tenant_id = current_tenant()
-        labels = convert.labels_json(request.labels)
+        labels = labels_text(request.labels)
         reply = await self._holds.charge(
             ChargeRequest(
                 tenant_id=tenant_id,

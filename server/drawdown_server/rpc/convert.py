@@ -24,7 +24,7 @@ from drawdown_server.holds.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 # Names of the proto's enum values; protobuf takes names wherever it takes numbers.
 WALLET_STATES: Final = {state: f"WALLET_STATE_{state}" for state in WalletState}
@@ -65,15 +65,8 @@ def milliseconds(time: Timestamp) -> int:
     return time.seconds * 1000 + time.nanos // 1_000_000
 
 
-def labels_json(labels: Mapping[str, str]) -> str:
-    """Labels as the scripts and the outbox carry them: a JSON object with sorted keys, or nothing."""
-    if not labels:
-        return ""
-    return msgspec.json.encode(dict(sorted(labels.items()))).decode()
-
-
 def labels_of(text: str) -> dict[str, str]:
-    """The labels in such a JSON text."""
+    """The labels in a text of ``holds.messages.labels_text``."""
     return msgspec.json.decode(text, type=dict[str, str]) if text else {}
 
 

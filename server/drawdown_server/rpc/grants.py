@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 from drawdown.v1 import grant_service_pb2 as pb
 from drawdown.v1 import grant_service_pb2_grpc as pb_grpc
 from drawdown.v1 import types_pb2
-from drawdown_server.errors import DrawdownError, ErrorReason
-from drawdown_server.holds.refusals import wallet_not_found
+from drawdown_server.holds.refusals import grant_not_found, wallet_not_found
 from drawdown_server.identity.caller import current_tenant
 from drawdown_server.rpc import convert
 from drawdown_server.rpc.paging import decode_token, encode_token
@@ -138,12 +137,7 @@ class GrantService(pb_grpc.GrantServiceServicer):
         _check_grant_name(request).finish()
         row = await self._ledger.get_grant(current_tenant(), request.wallet_id, request.grant_id)
         if row is None:
-            raise DrawdownError(
-                ErrorReason.GRANT_NOT_FOUND,
-                f"grant {request.grant_id} of wallet {request.wallet_id} does not exist",
-                wallet_id=request.wallet_id,
-                grant_id=request.grant_id,
-            )
+            raise grant_not_found(request.wallet_id, request.grant_id)
         return pb.GetGrantResponse(grant=grant_proto(row))
 
     async def ListGrants(  # noqa: N802

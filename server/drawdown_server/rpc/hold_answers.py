@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import types_pb2
+from drawdown_server.holds.messages import labels_text
 from drawdown_server.holds.model import ExpiryAction, Hold, HoldAmount, HoldState, OveragePolicy
 from drawdown_server.rpc import convert
 
@@ -118,7 +119,7 @@ def recorded_hold(row: SettledHoldRow) -> Hold:
         settle_ms=row.settle_ms,
         subjects=row.subjects,
         expiry_action=ExpiryAction.RELEASE,
-        labels=convert.labels_json(row.labels),
+        labels=labels_text(row.labels),
         late=row.late,
         wallet_sequence=row.wallet_sequence,
         way=0,

@@ -33,11 +33,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def asset_not_found(asset: str) -> DrawdownError:
-    """The error for an asset that does not exist."""
-    return DrawdownError(ErrorReason.ASSET_NOT_FOUND, f"asset {asset} does not exist", asset=asset)
-
-
 class WalletAdmin:
     """The control plane. Every mutation is idempotent by the caller's id: same content, same answer."""
 

@@ -19,7 +19,7 @@
 local APPLY = {}
 
 local function asset_or_new(wallet, code)
-  return asset_of(wallet, code) or new_asset(wallet, code)
+  return touch_asset(wallet, code) or new_asset(wallet, code)
 end
 
 local function place_of(grants, grant_id)
@@ -38,11 +38,11 @@ function APPLY.GRANT(wallet, change)
     funds.grant_id, checked_amount(funds.units), 0, funds.priority, funds.expire_ms, funds.source, funds.effective_ms,
     funds.create_ms, false,
   }
-  if grant[EFFECTIVE] > wallet.now then
-    insert_sorted(asset.scheduled, grant, effective_before)
-  else
+  if may_begin(wallet, asset, grant) then
     activate(wallet, funds.asset, asset, grant)
     repay_debt(wallet, funds.asset, asset)
+  else
+    insert_sorted(asset.scheduled, grant, effective_before)
   end
   refresh(wallet, funds.asset, asset)
 end

@@ -143,6 +143,7 @@ local function authorize(keys, args)
   local expired = expire_due(wallet, request.tombstone_ms)
   local choice, denial
   if redis.call('ZCARD', keys[OPEN]) - expired >= request.open_holds_max then
+    touch_assets(wallet, request.ways[1])
     denial = { reason = 'TOO_MANY_HOLDS' }
   else
     choice, denial = choose_way(wallet, request)

@@ -97,12 +97,13 @@ local function applicable(caps, subject, code)
   return found
 end
 
--- As Redis has it, and what this script has counted but not written yet.
+-- As Redis has it, and what this script has counted but not written yet. What is spent over all time may be more than
+-- any limit: from UNITS_MAX on it reads as that, which is as much as a cap can ask.
 local function counter_value(wallet, counter)
   if not wallet.counters[counter] then
     wallet.counters[counter] = tonumber(redis.call('HGET', wallet.keys[CAPS], counter) or 0)
   end
-  return wallet.counters[counter] + (wallet.counted[counter] or 0)
+  return math.min(wallet.counters[counter] + (wallet.counted[counter] or 0), UNITS_MAX)
 end
 
 -- Every cap that a request of these subjects meets for one asset: {subject, cap, counter (nil: per request), used,

@@ -2,12 +2,13 @@
 --
 -- ARGV   request: epoch, tenant_id, wallet_id, hold_id (the charge's id), fingerprint, amounts {asset, units,
 --        overage_policy, known}, subjects, labels, outbox_backlog_limit, tombstone_ms
--- Reply  as authorize
+-- Reply  as authorize | BALANCE_OUT_OF_RANGE {asset, required}
 -- Checks as authorize, without the open-hold limit. Funds deny only under overage policy REJECT: the others charge what
---        is available, or everything.
+--        is available, or everything, unless the debt would be too deep to be exact.
 
 local function charge_refusal(wallet, request)
   check_distinct(request.amounts)
+  touch_assets(wallet, request.amounts)
   for _, amount in ipairs(request.amounts) do
     if not amount.known then
       return { reason = 'ASSET_NOT_FOUND', asset = amount.asset }
@@ -20,6 +21,9 @@ local function charge_refusal(wallet, request)
       return {
         reason = 'INSUFFICIENT_FUNDS', asset = amount.asset, required = amount.units, available = available,
       }
+    end
+    if amount.overage_policy == 'CHARGE_FULL' and asset and not can_be_owed(asset, amount.units) then
+      return { status = 'BALANCE_OUT_OF_RANGE', asset = amount.asset, required = amount.units }
     end
   end
   local cap, observed = check_caps(wallet, request.subjects, request.amounts)
@@ -62,7 +66,7 @@ local function charge(keys, args)
   expire_due(wallet, request.tombstone_ms)
   local denial, observed = charge_refusal(wallet, request)
   if denial then
-    denial = denied(wallet, request.amounts, denial)
+    denial = denial.reason and denied(wallet, request.amounts, denial) or denial
     if #wallet.writes > 0 then
       save(wallet)
     end

@@ -4,7 +4,7 @@
 -- Reply  OK {hold, balances, replayed} | HOLD_UNKNOWN | HOLD_RELEASED | HOLD_COMMITTED {hold} | ASSET_NOT_HELD {asset}
 --        | TOTAL_BELOW_DEBITED {asset, required, available: debited and uncollected so far}
 --        | EXCEEDS_HOLD {asset, required, available: authorized} | INSUFFICIENT_FUNDS {asset, required, available}
---        | NOT_LOADED | STALE_EPOCH
+--        | BALANCE_OUT_OF_RANGE {asset, required} | NOT_LOADED | STALE_EPOCH
 -- Checks, the first that fails decides: epoch; wallet loaded; hold known; hold released; hold committed (the same
 --        totals again: the same answer); assets held; totals not below what is accounted for; the overage policy. The
 --        wallet's state is no check: what was held may be settled on a frozen wallet.
@@ -38,10 +38,17 @@ local function has_same_totals(hold, totals)
   return true
 end
 
--- Policy REJECT: why more than the hold cannot be charged, or nil. A late commit may use the funds there are.
+-- Why more than the hold cannot be charged, or nil. REJECT: a late commit may use the funds there are. CHARGE_FULL: no
+-- debt is so deep that it is not exact.
 local function overage_refusal(wallet, hold, amount, total)
   local delta = total - accounted(amount)
-  if amount.overage_policy ~= 'REJECT' or delta <= amount.held then
+  local extra = delta - amount.held
+  if extra > 0 and amount.overage_policy == 'CHARGE_FULL' then
+    if not can_be_owed(asset_of(wallet, amount.asset), extra) then
+      return { status = 'BALANCE_OUT_OF_RANGE', asset = amount.asset, required = extra }
+    end
+  end
+  if amount.overage_policy ~= 'REJECT' or extra <= 0 then
     return nil
   end
   if hold.state == 'HELD' or total > amount.authorized then

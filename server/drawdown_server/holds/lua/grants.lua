@@ -44,6 +44,16 @@ local function held_of(asset)
   return asset.pinned + asset.overdraft_held
 end
 
+-- Whether so many more units can come in: what there is and what may be owed must be exact together.
+local function has_room(asset, units)
+  return available_of(asset) + held_of(asset) + units <= UNITS_MAX
+end
+
+-- Whether so many units that nobody holds can be debited: what no grant covers is debt, as held overdraft may become.
+local function can_be_owed(asset, units)
+  return asset.debt + asset.overdraft_held - asset.free + units <= UNITS_MAX
+end
+
 local function is_over(grant, now)
   return grant[EXPIRE] ~= 0 and grant[EXPIRE] <= now
 end
@@ -116,13 +126,21 @@ local function plan_next(wallet, asset)
   due_by(wallet, next_ms)
 end
 
+-- A grant comes into force at its time, and when there is room for it: Postgres made sure that there is, but did not
+-- know of refunds that it had not recorded yet.
+local function may_begin(wallet, asset, grant)
+  return grant ~= nil and grant[EFFECTIVE] <= wallet.now and has_room(asset, grant[FREE])
+end
+
 -- Does what time has done: the event, if any, is made by the caller (`record_time`).
 local function refresh(wallet, code, asset)
-  while asset.scheduled[1] and asset.scheduled[1][EFFECTIVE] <= wallet.now do
-    activate(wallet, code, asset, table.remove(asset.scheduled, 1))
-    repay_debt(wallet, code, asset)
-  end
-  expire_grants(wallet, code, asset)
+  repeat
+    while may_begin(wallet, asset, asset.scheduled[1]) do
+      activate(wallet, code, asset, table.remove(asset.scheduled, 1))
+      repay_debt(wallet, code, asset)
+    end
+    expire_grants(wallet, code, asset)
+  until not may_begin(wallet, asset, asset.scheduled[1]) -- what expired may have made room
   drop_empty_grants(asset)
   plan_next(wallet, asset)
 end
@@ -142,7 +160,15 @@ local function new_asset(wallet, code)
   return asset
 end
 
--- The asset of a wallet, as of now; nil if the wallet never had any of it. What time did meanwhile becomes an event.
+-- What time did meanwhile becomes an event.
+local function bring_up_to_date(wallet, code, asset)
+  if asset.next_ms ~= 0 and asset.next_ms <= wallet.now then
+    refresh(wallet, code, asset)
+    record_time(wallet)
+  end
+end
+
+-- The asset of a wallet, as of now; nil if the wallet never had any of it.
 local function asset_of(wallet, code)
   local asset = wallet.assets[code]
   if asset == nil then
@@ -157,12 +183,19 @@ local function asset_of(wallet, code)
       grants = a[7], scheduled = a[8],
     }
     wallet.assets[code] = asset
-  end
-  if asset and asset.next_ms ~= 0 and asset.next_ms <= wallet.now then
-    refresh(wallet, code, asset)
-    record_time(wallet)
+    bring_up_to_date(wallet, code, asset)
   end
   return asset or nil
+end
+
+-- The same, looked at again: what this script has done before may have made room for a grant that waits. Not while
+-- lines are pending: they belong to another event.
+local function touch_asset(wallet, code)
+  local asset = asset_of(wallet, code)
+  if asset then
+    bring_up_to_date(wallet, code, asset)
+  end
+  return asset
 end
 
 -- Takes up to `units` of free funds in burn order, and the rest from the overdraft. With `pin` they are held, else

@@ -187,7 +187,7 @@ end
 -- Brings the assets of a hold, or of a way to pay, up to date: the event of what time did comes before all others.
 local function touch_assets(wallet, amounts)
   for _, amount in ipairs(amounts) do
-    asset_of(wallet, amount.asset)
+    touch_asset(wallet, amount.asset)
   end
 end
 

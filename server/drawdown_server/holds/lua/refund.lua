@@ -5,9 +5,10 @@
 --        ledger has it, for when Redis has forgotten it), tombstone_ms
 -- Reply  OK {hold, balances, replayed} | HOLD_UNKNOWN | ID_REUSED {fingerprint: digest of the first call}
 --        | ASSET_NOT_HELD {asset} | EXCEEDS_DEBITED {asset, required, available: debited and not refunded}
---        | NOT_LOADED | STALE_EPOCH
+--        | BALANCE_OUT_OF_RANGE {asset, required} | NOT_LOADED | STALE_EPOCH
 -- Checks, the first that fails decides: epoch; wallet loaded; hold known; refund id known (the same answer again);
---        assets held; not more than was debited. The wallet's state is no check.
+--        assets held; not more than was debited; room for it, also where a grant that is over would not keep it. The
+--        wallet's state is no check.
 -- OOM    allowed: a full Redis must not trap money.
 
 -- A hold that Redis has forgotten, as the ledger has it.
@@ -38,7 +39,7 @@ local function known_digest(hold, refund_id)
   return nil
 end
 
-local function refund_refusal(request, hold)
+local function refund_refusal(wallet, request, hold)
   check_distinct(request.amounts)
   for _, wanted in ipairs(request.amounts) do
     if not amount_of(hold, wanted.asset) then
@@ -50,6 +51,12 @@ local function refund_refusal(request, hold)
     local left = amount.debited - amount.refunded
     if checked_amount(wanted.units) > left then
       return { status = 'EXCEEDS_DEBITED', asset = wanted.asset, required = wanted.units, available = left }
+    end
+  end
+  for _, wanted in ipairs(request.amounts) do
+    local asset = asset_of(wallet, wanted.asset)
+    if asset and not has_room(asset, wanted.units) then
+      return { status = 'BALANCE_OUT_OF_RANGE', asset = wanted.asset, required = wanted.units }
     end
   end
   return nil
@@ -117,7 +124,7 @@ local function refund_hold(wallet, request, hold)
   elseif digest then
     return { status = 'ID_REUSED', fingerprint = digest }
   end
-  local refused = refund_refusal(request, hold)
+  local refused = refund_refusal(wallet, request, hold)
   if refused then
     return refused
   end

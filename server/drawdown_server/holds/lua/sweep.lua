@@ -89,7 +89,9 @@ local function next_due(wallet, expired, looked_at, tombstone_ms)
   due_ms = sooner(due_ms, score_at(wallet.keys[SETTLED], looked_at) or 0)
   due_ms = sooner(due_ms, expired > 0 and wallet.now + tombstone_ms or 0)
   for _, asset in pairs(wallet.assets) do
-    due_ms = sooner(due_ms, asset and asset.next_ms or 0)
+    local next_ms = asset and asset.next_ms or 0
+    -- What is still due waits for room: for the next round.
+    due_ms = sooner(due_ms, next_ms ~= 0 and math.max(next_ms, wallet.now + 1) or 0)
   end
   return due_ms
 end
@@ -107,7 +109,7 @@ local function sweep(keys, args)
   end
   local expired = expire_due(wallet, request.tombstone_ms)
   for _, code in ipairs(asset_codes(keys)) do
-    asset_of(wallet, code)
+    touch_asset(wallet, code)
   end
   local looked_at, forgotten = forget_tombstones(wallet)
   forget_counters(wallet)

@@ -210,6 +210,10 @@ def charge(wallet: Wallet, request: ChargeRequest) -> AuthorizeReply:
         available = wallet.available(amount.asset)
         if denial is None and amount.overage_policy is OveragePolicy.REJECT and available < amount.units:
             denial = Denial(DenialReason.INSUFFICIENT_FUNDS, amount.asset, amount.units, available)
+        is_full = amount.overage_policy is OveragePolicy.CHARGE_FULL
+        asset = wallet.assets.get(amount.asset)
+        if denial is None and is_full and asset and not asset.can_be_owed(amount.units):
+            return AuthorizeReply(status="BALANCE_OUT_OF_RANGE", asset=amount.asset, required=amount.units)
     caps = wallet.caps.test(request.subjects, [Wanted(a.asset, a.units) for a in request.amounts], wallet.now_ms)
     denial = denial or cap_denial(caps)
     if denial:

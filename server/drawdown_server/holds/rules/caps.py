@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from drawdown_server.holds.model import Cap, CapMode, CapStatus, CapWindow
+from drawdown_server.holds.model import UNITS_MAX, Cap, CapMode, CapStatus, CapWindow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -208,8 +208,11 @@ class CapBook:
         ]
 
     def used_in(self, counter: Counter) -> int:
-        """Units held and debited in a counter. PER_REQUEST has none: each request stands by itself."""
-        return self.used.get(counter.name, 0)
+        """Units held and debited in a counter, at most UNITS_MAX: all time may be longer than any limit.
+
+        PER_REQUEST has none: each request stands by itself.
+        """
+        return min(self.used.get(counter.name, 0), UNITS_MAX)
 
     def count(self, counters: Iterable[str], units: int) -> None:
         """Add units, or give headroom back when negative."""

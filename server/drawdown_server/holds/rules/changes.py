@@ -140,5 +140,5 @@ def change_grant(wallet: Wallet, kind: str, grant: GrantChange) -> list[Line]:
         return wallet.asset(grant.asset).add(new, wallet.now_ms)
     asset = wallet.asset(grant.asset)
     if kind == "VOID":
-        return asset.void(grant.grant_id)
+        return asset.void(grant.grant_id, wallet.now_ms)
     return asset.change_expiry(grant.grant_id, grant.expire_ms, wallet.now_ms)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from drawdown_server.holds.model import AssetBalance, GrantBalance, GrantSource
+from drawdown_server.holds.model import UNITS_MAX, AssetBalance, GrantBalance, GrantSource
 from drawdown_server.holds.rules.events import Line, LineKind
 
 if TYPE_CHECKING:
@@ -131,6 +131,14 @@ class Asset:
         """What the next Authorize can hold. Below 0 when debt is deeper than the overdraft limit allows."""
         return self.free - self.debt - self.overdraft_held + self.overdraft_limit
 
+    def has_room(self, units: int) -> bool:
+        """Whether so many units can come in: the balance and what may be owed must stay in range together."""
+        return self.settled + self.overdraft_limit + units <= UNITS_MAX
+
+    def can_be_owed(self, units: int) -> bool:
+        """Whether so many units that nobody holds can be debited: debt, with held overdraft, must stay in range."""
+        return self.debt + self.overdraft_held + max(0, units - self.free) <= UNITS_MAX
+
     def balance(self, *, with_grants: bool) -> AssetBalance:
         """The numbers as an answer shows them."""
         return AssetBalance(
@@ -149,14 +157,28 @@ class Asset:
     def refresh(self, now_ms: int) -> list[Line]:
         """What time alone has done: grants whose time has come are live, those whose time is over expire.
 
-        A hold pins its units, so they cannot expire under a running request: only the free rest does.
+        A hold pins its units, so they cannot expire under a running request: only the free rest does. A grant that
+        would bring the balance out of range waits, and those after it, until there is room.
         """
-        due = [grant for grant in self.coming() if grant.effective_ms <= now_ms]
-        self.scheduled = [grant for grant in self.scheduled if grant.effective_ms > now_ms]
-        lines = [line for grant in due for line in self._begin(grant)]
-        for grant in self.grants:
-            if grant.is_expired(now_ms):
-                lines += self._end_free(grant, LineKind.EXPIRE)
+        lines = self._begin_due(now_ms) + self._expire_due(now_ms)
+        next_one = self.coming()[:1]
+        if next_one and self._may_begin(next_one[0], now_ms):  # what ended has made room for it
+            lines += self.refresh(now_ms)
+        return lines
+
+    def _begin_due(self, now_ms: int) -> list[Line]:
+        lines: list[Line] = []
+        for grant in self.coming():
+            if not self._may_begin(grant, now_ms):
+                break
+            self.scheduled.remove(grant)
+            lines += self._begin(grant)
+        return lines
+
+    def _expire_due(self, now_ms: int) -> list[Line]:
+        lines = [
+            line for grant in self.grants if grant.is_expired(now_ms) for line in self._end_free(grant, LineKind.EXPIRE)
+        ]
         self._drop_empty()
         return lines
 
@@ -183,6 +205,10 @@ class Asset:
                 lines.append(self._line(LineKind.REPAY, repaid, grant.grant_id))
         self._drop_empty()
         return lines
+
+    def _may_begin(self, grant: Grant, now_ms: int) -> bool:
+        """Its time has come, and there is room: a refund may have filled it that the ledger did not know of."""
+        return grant.effective_ms <= now_ms and self.has_room(grant.free)
 
     def _begin(self, grant: Grant) -> list[Line]:
         """A grant comes into force. Debt is repaid first by the next grant."""
@@ -283,8 +309,8 @@ class Asset:
     # --- what administrators change ------------------------------------------------------------------------------
 
     def add(self, grant: Grant, now_ms: int) -> list[Line]:
-        """A new grant: scheduled if its time has not come; an expired one still repays debt before it ends."""
-        if grant.effective_ms > now_ms:
+        """A new grant: scheduled if it cannot begin yet; an expired one still repays debt before it ends."""
+        if not self._may_begin(grant, now_ms):
             self.scheduled.append(grant)
             return []
         lines = self._begin(grant)
@@ -293,16 +319,14 @@ class Asset:
         self._drop_empty()
         return lines
 
-    def void(self, grant_id: str) -> list[Line]:
+    def void(self, grant_id: str, now_ms: int) -> list[Line]:
         """Take back what is left of a grant; what holds pin of it ends when they give it back."""
         self.scheduled = [grant for grant in self.scheduled if grant.grant_id != grant_id]
         grant = self.find(grant_id)
         if grant is None:
-            return []
+            return self.refresh(now_ms)
         grant.voided = True
-        lines = self._end_free(grant, LineKind.VOID)
-        self._drop_empty()
-        return lines
+        return [*self._end_free(grant, LineKind.VOID), *self.refresh(now_ms)]
 
     def change_expiry(self, grant_id: str, expire_ms: int, now_ms: int) -> list[Line]:
         """Another expiry for a grant: its place in the burn order changes, and it may be over at once."""

@@ -12,7 +12,7 @@ from drawdown_server.holds.rules.hold import Hold, HoldAmount, Part
 from drawdown_server.holds.rules.settle import answer
 
 if TYPE_CHECKING:
-    from drawdown_server.holds.messages import RecordedHold, RefundRequest
+    from drawdown_server.holds.messages import RecordedHold, RefundRequest, TotalUsed
     from drawdown_server.holds.rules.events import CapDelta, Line
     from drawdown_server.holds.rules.wallet import Wallet
 
@@ -24,7 +24,7 @@ def refund(wallet: Wallet, request: RefundRequest) -> SettleReply:
     the same event.
 
     Order of checks: hold known, here or to the ledger; refund id known (the same amounts: the same answer again;
-    others: an error); assets held; not more than was debited and not refunded yet.
+    others: an error); assets held; not more than was debited and not refunded yet; room for it in the balance.
     """
     hold = wallet.holds.get(request.hold_id) or recall(request)
     if hold is None:
@@ -35,17 +35,29 @@ def refund(wallet: Wallet, request: RefundRequest) -> SettleReply:
         if is_same:
             return answer(wallet, hold, replayed=True)
         return SettleReply(status="ID_REUSED", fingerprint=hold.refunds[request.refund_id])
-    for wanted in request.amounts:
+    refusal = first_refusal(wallet, hold, request.amounts)
+    if refusal is not None:
+        return refusal
+    give_debits_back(wallet, hold, request)
+    return answer(wallet, hold)
+
+
+def first_refusal(wallet: Wallet, hold: Hold, amounts: list[TotalUsed]) -> SettleReply | None:
+    """The first check of the amounts that fails."""
+    for wanted in amounts:
         if hold.amount(wanted.asset) is None:
             return SettleReply(status="ASSET_NOT_HELD", asset=wanted.asset)
-    for wanted in request.amounts:
+    for wanted in amounts:
         refundable = hold.must(wanted.asset).refundable
         if wanted.units > refundable:
             return SettleReply(
                 status="EXCEEDS_DEBITED", asset=wanted.asset, required=wanted.units, available=refundable
             )
-    give_debits_back(wallet, hold, request)
-    return answer(wallet, hold)
+    for wanted in amounts:
+        # Also for what a grant that is over would not keep.
+        if not wallet.asset(wanted.asset).has_room(wanted.units):
+            return SettleReply(status="BALANCE_OUT_OF_RANGE", asset=wanted.asset, required=wanted.units)
+    return None
 
 
 def give_debits_back(wallet: Wallet, hold: Hold, request: RefundRequest) -> None:

@@ -81,10 +81,15 @@ def overage_refusal(wallet: Wallet, hold: Hold, amount: HoldAmount, total: int) 
     """More than the hold: REJECT is an error and leaves the hold untouched; the other policies never refuse.
 
     A late Commit may use as much as was authorized, if that is available again. Nothing more is always available.
+    Under CHARGE_FULL alone the debt has no limit but the range of amounts.
     """
+    delta, available = total - amount.reported, wallet.available(amount.asset)
+    if amount.overage_policy is OveragePolicy.CHARGE_FULL and delta > amount.held:
+        extra = delta - amount.held
+        if not wallet.asset(amount.asset).can_be_owed(extra):
+            return SettleReply(status="BALANCE_OUT_OF_RANGE", asset=amount.asset, required=extra)
     if amount.overage_policy is not OveragePolicy.REJECT:
         return None
-    delta, available = total - amount.reported, wallet.available(amount.asset)
     is_late = hold.state is HoldState.EXPIRED
     is_more = total > amount.authorized if is_late else delta > amount.held
     if is_more:

@@ -149,6 +149,7 @@ class ModelStore:
         if wallet is None:
             return not_loaded
         wallet.now_ms = self.now_ms
+        wallet.touched = set()
         reply = verb(wallet, request)
         audit.check(wallet)
         return reply

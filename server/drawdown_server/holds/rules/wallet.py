@@ -59,6 +59,8 @@ class Wallet:
     """The time of the call that is going on; it stands still within one."""
     loaded_ms: int = 0
     """Since when it is here."""
+    touched: set[str] = field(default_factory=set)
+    """The assets that this call has brought up to date."""
     assets: dict[str, Asset] = field(default_factory=dict)
     holds: dict[str, Hold] = field(default_factory=dict)
     """Open ones, and settled ones until they are forgotten."""
@@ -79,16 +81,20 @@ class Wallet:
     def touch(self, codes: Iterable[str]) -> None:
         """Bring assets up to date, in this order. What time has done is one TIME event per asset."""
         for code in codes:
+            self.touched.add(code)
             lines = self.assets[code].refresh(self.now_ms) if code in self.assets else []
             if lines:
                 self.record(EventKind.TIME, lines)
 
     def balances(self, codes: Iterable[str], *, with_grants: bool = False) -> list[AssetBalance]:
-        """The balances as of now, for an answer. Looking changes nothing."""
+        """The balances as of now, for an answer. Looking changes nothing.
+
+        What a verb has made room for comes in with the next one.
+        """
         balances = []
         for code in codes:
             asset = self.assets.get(code) or Asset(code)
-            if asset.is_behind(self.now_ms):
+            if code not in self.touched and asset.is_behind(self.now_ms):
                 asset = deepcopy(asset)
                 asset.refresh(self.now_ms)
             balances.append(asset.balance(with_grants=with_grants))
