@@ -1,7 +1,7 @@
-"""The command line: ``drawdown-server serve|flush|migrate|check-config|dev|demo``.
+"""The command line: ``drawdown-server serve|flush|migrate|check-config|reconcile|rebuild|dead-letters|dev|demo``.
 
-``serve``, ``flush``, ``migrate`` and ``check-config`` take every setting of ``config.py`` as a flag; ``dev`` and
-``demo`` need nothing installed but this package.
+All but ``dev`` and ``demo`` take every setting of ``config.py`` as a flag; these two need nothing installed but this
+package.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from pydantic import ValidationError
 from drawdown_server.app import check as run_check
 from drawdown_server.app import flush as run_flush
 from drawdown_server.app import serve as run_serve
+from drawdown_server.commands.dead_letters import run_dead_letters
+from drawdown_server.commands.rebuild import run_rebuild
+from drawdown_server.commands.reconcile import run_reconcile
 from drawdown_server.config import Config
 from drawdown_server.errors import ConfigurationError, DrawdownError
 from drawdown_server.ledger.migrations import migrate as run_migrations
@@ -72,6 +75,58 @@ def check_config(context: typer.Context) -> None:
 
     _run(run_check(config))
     typer.echo("ok: a server can start with these settings")
+
+
+_Tenant = Annotated[str, typer.Option(help="Only of this tenant.")]
+_Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@commands.command(context_settings=_SETTINGS_AS_FLAGS)
+def reconcile(
+    context: typer.Context,
+    tenant: _Tenant = "",
+    wallet: Annotated[str, typer.Option(help="Only this wallet.")] = "",
+    as_json: _Json = False,
+) -> None:
+    """Compare every wallet in Valkey with the ledger; exit status 1 when something differs. Changes nothing.
+
+    Also takes every setting as a flag: see drawdown-server serve --help.
+    """
+    _run(run_reconcile(_config(context), tenant_id=tenant, wallet_id=wallet, as_json=as_json))
+
+
+@commands.command(context_settings=_SETTINGS_AS_FLAGS)
+def rebuild(
+    context: typer.Context,
+    partition: Annotated[list[int] | None, typer.Option(min=0, help="Its number; again for more.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every partition.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what a server would do, and why.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Begin a new epoch of partitions: their wallets load again from the ledger. Open holds are lost.
+
+    Servers may run. Also takes every setting as a flag: see drawdown-server serve --help.
+    """
+    _run(
+        run_rebuild(
+            _config(context),
+            partitions=partition or [],
+            everything=everything,
+            dry_run=dry_run,
+            yes=yes,
+            as_json=as_json,
+        )
+    )
+
+
+@commands.command("dead-letters", context_settings=_SETTINGS_AS_FLAGS)
+def dead_letters(context: typer.Context, as_json: _Json = False) -> None:
+    """List the events that could not be recorded, with what they say and why.
+
+    Also takes every setting as a flag: see drawdown-server serve --help.
+    """
+    _run(run_dead_letters(_config(context), as_json=as_json))
 
 
 @commands.command()

@@ -45,8 +45,11 @@ from drawdown_server.holds.store import HoldStore
 from drawdown_server.holds.sweeper import Sweeper
 from drawdown_server.identity.caller import Caller
 from drawdown_server.ledger.database import open_pool
+from drawdown_server.ledger.epochs import EpochSweeper
 from drawdown_server.ledger.flusher import Flusher
 from drawdown_server.ledger.migrations import pending
+from drawdown_server.ledger.presence import Presence
+from drawdown_server.ledger.reconciler import Reconciler
 from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.rpc.assets import AssetService
@@ -64,7 +67,7 @@ from drawdown_server.wallets.loader import WalletLoader
 from drawdown_server.wallets.waker import Waker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from redis.asyncio import Redis
 
@@ -92,6 +95,7 @@ class Stores:
     client: Redis
     holds: HoldStore
     ledger: LedgerStore
+    presence: Presence
 
 
 @asynccontextmanager
@@ -105,6 +109,9 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         library = build_library()
         await load_library(client, library)
         await ledger.ensure_partitions(config.partitions)
+        presence = Presence(client, ledger, process_name())
+        opened.push_async_callback(presence.end)
+        await presence.claim_first()
         epochs = await open_partitions(client, ledger, config.partitions)
         connection = await opened.enter_async_context(
             open_connection(
@@ -114,8 +121,30 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
         holds = HoldStore(connection, library, epochs)
         holds.on_stale_epoch(lambda: open_partitions(client, ledger, config.partitions))
         holds.on_missing_library(lambda: load_library(client, library))
-        connection.on_reconnect(holds.learn_epochs)
-        yield Stores(client=client, holds=holds, ledger=ledger)
+
+        async def verify() -> None:
+            await presence.claim()
+            await holds.learn_epochs()
+
+        connection.on_reconnect(verify)
+        async with running(presence.run(connection), name="presence"):
+            yield Stores(client=client, holds=holds, ledger=ledger, presence=presence)
+
+
+def process_name() -> str:
+    """Unique per process start, and of use to people."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+@asynccontextmanager
+async def running(work: Coroutine[None, None, None], *, name: str) -> AsyncIterator[None]:
+    """Work that goes on inside the block and is cancelled at its end."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def check_schema(config: Config) -> None:
@@ -146,19 +175,32 @@ async def check(config: Config) -> None:
 
 
 async def run_flusher(config: Config, stores: Stores, stop: asyncio.Event) -> None:
-    """Flush until told to stop, then record what is left and give the partitions back."""
+    """Flush until told to stop, then record what is left and give the partitions back.
+
+    Who records a partition also looks after what it left behind, and whether it is right.
+    """
     timeout_ms = max(config.valkey_timeout_ms, config.flush_block_ms + BLOCKING_READ_EXTRA_MS)
     async with open_client(config.valkey_url, timeout_ms=timeout_ms) as client:
         flusher = Flusher(
             client,
             stores.ledger,
-            owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            owner=process_name(),
             batch_max=config.flush_batch_max,
             block_ms=config.flush_block_ms,
             linger_ms=config.flush_linger_ms,
             lease_ttl_ms=config.lease_ttl_ms,
         )
-        await flusher.run(stop)
+        stores.presence.follow(client)
+
+        def owned() -> list[int]:
+            return flusher.owned_partitions
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(EpochSweeper(stores.client, stores.ledger, owned).run(stop), name="epochs")
+            if config.reconcile_interval_s:
+                reconciler = Reconciler(stores.holds, stores.ledger, owned, interval_s=config.reconcile_interval_s)
+                tasks.create_task(reconciler.run(stop), name="reconciler")
+            await flusher.run(stop)
         await flusher.drain(DRAIN_EXTRA_S)
 
 

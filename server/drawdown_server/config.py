@@ -17,6 +17,8 @@ PARTITIONS_MAX: Final = 1024
 """Each costs one stream read per flusher cycle and one look per sweep."""
 OUTBOX_BACKLOG_LIMIT_DEFAULT: Final = 100_000
 """An event takes about 250 bytes of Valkey's memory: 25 MB per partition, 1.6 GB if all of 64 were full."""
+RECONCILE_INTERVAL_S_DEFAULT: Final = 86_400
+"""Every entry of every wallet is read once in that time: a day is soon enough for what should never differ."""
 MASK: Final = "***"
 _PASSWORD_BEFORE_HOST: Final = re.compile(r"(://[^/?#:@]*:).*(?=@)")
 _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
@@ -94,6 +96,15 @@ class Config(BaseSettings):
     lease_ttl_ms: Annotated[
         int, Field(ge=500, le=600_000, description="how long a flusher that went silent keeps its partitions")
     ] = 5_000
+
+    reconcile_interval_s: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=31_536_000,
+            description="least time between two comparisons of all wallets with the ledger in the background; 0: never",
+        ),
+    ] = RECONCILE_INTERVAL_S_DEFAULT
 
     drain_grace_s: Annotated[
         float, Field(ge=0, le=600, description="how long calls in flight may take at shutdown")

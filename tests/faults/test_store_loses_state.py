@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from drawdown_server.config import Config
     from drawdown_server.dev.postgres import PostgresProcess
-    from drawdown_server.ledger.rows import PartitionRow
     from integration.server import Server
 
 VALKEY_TIMEOUT_MS: Final = 500
@@ -189,14 +188,14 @@ async def test_reconnecting_again_and_again_without_postgres_leaves_no_connectio
     """A new connection is of use once the ledger has been asked; until then each attempt cleans up behind itself."""
     async with durable(data_dir, postgres_url) as (valkey, config), run_server(config) as server:
         wallet, client = await server.wallet(USD=10), server.audit.stores.client
-        attempts, read = 0, LedgerStore.read_partitions
+        attempts, claim = 0, LedgerStore.claim_store
 
-        async def counted(ledger: LedgerStore) -> list[PartitionRow]:
+        async def counted(ledger: LedgerStore, server_id: str, run_id: str) -> None:
             nonlocal attempts
             attempts += 1
-            return await read(ledger)
+            await claim(ledger, server_id, run_id)
 
-        monkeypatch.setattr(LedgerStore, "read_partitions", counted)
+        monkeypatch.setattr(LedgerStore, "claim_store", counted)
         await asyncio.to_thread(postgres_process.stop)
         try:
             await asyncio.to_thread(valkey.restart)

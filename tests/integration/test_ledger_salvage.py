@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from drawdown_server.holds.keys import outbox, partition_of
-from drawdown_server.ledger import recovery, streams
+from drawdown_server.ledger import salvage, streams
 from drawdown_server.ledger.recovery import open_partitions
 from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
 
@@ -90,15 +90,15 @@ async def test_a_server_that_died_within_the_salvage_is_finished_by_the_next(
     store: LedgerStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had copied the first pages, and had not said so yet."""
-    monkeypatch.setattr(recovery, "SALVAGE_PAGE", 2)
+    monkeypatch.setattr(salvage, "SALVAGE_PAGE", 2)
     keep, pages = store.create_dead_letters, 0
 
-    async def keep_two_pages(letters: list[object]) -> None:
+    async def keep_two_pages(letters: list[object]) -> int:
         nonlocal pages
         pages += 1
         if pages > 2:
             raise ConnectionAbortedError
-        await keep(letters)  # type: ignore[arg-type]
+        return await keep(letters)  # type: ignore[arg-type]
 
     assert await store.bump_epoch(PARTITION, 1) == 2
     monkeypatch.setattr(store, "create_dead_letters", keep_two_pages)

@@ -100,6 +100,8 @@ class _Socket(asyncio.Protocol):
                     continue
                 if isinstance(reply, hiredis.ReplyError):
                     future.set_exception(_domain_error(str(reply)))
+                    if str(reply).startswith("READONLY"):
+                        self.abort()  # it is a replica by now: the address may lead to the new primary
                 else:
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError):
@@ -221,6 +223,17 @@ class PipelinedConnection:
             raise
         assert self._socket is not None  # noqa: S101  # _connected says so
         return await self._socket.send(packed)
+
+    @property
+    def run_id(self) -> str:
+        """What identifies this run of the store; empty where INFO is not allowed, or while nobody vouches for it."""
+        return self._run_id
+
+    def distrust(self) -> None:
+        """Drop the connection, and verify whatever store is found at the next one, even if it is the same."""
+        self._run_id = ""
+        if self._socket is not None:
+            self._socket.abort()
 
     @property
     def in_flight(self) -> int:

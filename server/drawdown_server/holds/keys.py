@@ -42,6 +42,23 @@ def parse_wallet(key: str) -> WalletName | None:
     return None if found is None else WalletName(int(found[1]), int(found[2]), found[3], found[4])
 
 
+ALL: Final = "{dd*"
+"""Pattern of every key of ours."""
+
+_EPOCH: Final = re.compile(r"\{dd(\d+)\}:(\d+):")
+
+
+def epoch_of(key: str) -> tuple[int, int] | None:
+    """(partition, epoch) in the name of a key; None for one that has no epoch."""
+    found = _EPOCH.match(key)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def presence() -> str:
+    """A key that never exists: deleting it proves that writes are taken, and changes nothing."""
+    return f"{{dd{0:02d}}}:presence"
+
+
 def partition_of(tenant_id: str, wallet_id: str, partitions: int) -> int:
     """The partition, 0 .. partitions - 1, in which a wallet lives; the same on every server and in every version."""
     return crc32(f"{tenant_id}|{wallet_id}".encode()) % partitions

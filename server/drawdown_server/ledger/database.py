@@ -127,6 +127,11 @@ class Database:
                 yield connection
 
 
+def affected(status: str) -> int:
+    """The number of rows in a command tag such as ``UPDATE 3``."""
+    return int(status.rpartition(" ")[2])
+
+
 def to_ms(time: datetime | None) -> int:
     """Milliseconds since the Unix epoch; 0 for null."""
     return 0 if time is None else (time - _EPOCH) // timedelta(milliseconds=1)

@@ -6,10 +6,10 @@ longer than its lease finds its token outdated inside its next transaction and r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from drawdown_server.errors import ConfigurationError
-from drawdown_server.ledger.database import Connection, Database
+from drawdown_server.ledger.database import Connection, Database, affected
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import LeaseRow, PartitionRow
 
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     import asyncpg
 
     from drawdown_server.ledger.rows import DeadLetterRow
+
+
+class LeftEpoch(NamedTuple):
+    """An epoch that was left behind, whose keys are still in Valkey."""
+
+    partition: int
+    epoch: int
+    position: str
+    """Stream id of its last recorded event."""
 
 
 class PartitionCountError(ConfigurationError):
@@ -86,6 +95,19 @@ class PartitionStore(Database):
         async with self._connection() as connection:
             await connection.execute(QUERIES["partition_salvaged"], partition, left_epoch)
 
+    async def list_left_epochs(self) -> list[LeftEpoch]:
+        """Epochs that were left behind and salvaged, and whose keys are still to be deleted."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["left_epochs_list"])
+        return [LeftEpoch(row["partition"], row["epoch"], row["position"]) for row in rows]
+
+    async def mark_swept(self, left: Sequence[LeftEpoch]) -> None:
+        """Remember that no keys of these epochs are left in Valkey."""
+        async with self._connection() as connection:
+            await connection.execute(
+                QUERIES["left_epochs_swept"], [row.partition for row in left], [row.epoch for row in left]
+            )
+
     async def mark_opened(self, epochs: Sequence[tuple[int, int]]) -> None:
         """Remember, for each (partition, epoch), that Valkey has its meta key."""
         async with self._connection() as connection:
@@ -114,15 +136,19 @@ class PartitionStore(Database):
         async with self._connection() as connection:
             await connection.execute(QUERIES["lease_release"], owner)
 
-    async def create_dead_letters(self, letters: Sequence[DeadLetterRow]) -> None:
-        """Keep events that cannot be recorded; those that are there already stay as they are."""
+    async def create_dead_letters(self, letters: Sequence[DeadLetterRow]) -> int:
+        """Keep events that cannot be recorded; those that are there already stay as they are.
+
+        Returns:
+            How many were not there yet.
+        """
         async with self._connection() as connection:
-            await insert_dead_letters(connection, letters)
+            return await insert_dead_letters(connection, letters)
 
 
-async def insert_dead_letters(connection: Connection, letters: Sequence[DeadLetterRow]) -> None:
+async def insert_dead_letters(connection: Connection, letters: Sequence[DeadLetterRow]) -> int:
     """``create_dead_letters`` inside the caller's transaction."""
-    await connection.execute(
+    status = await connection.execute(
         QUERIES["dead_letters_create"],
         [letter.partition for letter in letters],
         [letter.epoch for letter in letters],
@@ -133,6 +159,7 @@ async def insert_dead_letters(connection: Connection, letters: Sequence[DeadLett
         [letter.raw for letter in letters],
         [letter.error for letter in letters],
     )
+    return affected(status)
 
 
 def _partition_row(record: asyncpg.Record) -> PartitionRow:

@@ -22,15 +22,17 @@ Postgres is read before Valkey: whoever finds an epoch opened in Postgres then f
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
 import structlog
 
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
-from drawdown_server.ledger.posting import dead_letter, read_event
 from drawdown_server.ledger.rows import POSITION_START, PartitionRow
+from drawdown_server.ledger.salvage import salvage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,9 +44,6 @@ if TYPE_CHECKING:
 
 ROUNDS_MAX: Final = 10
 """How often to look again when other servers change the same partitions meanwhile."""
-
-SALVAGE_PAGE: Final = 500
-"""Events copied to dead_letters at once."""
 
 _POSTGRES_IS_OLD: Final = (
     "Postgres was restored from a backup, or it is not the database of this Valkey. Nothing was changed; "
@@ -67,6 +66,90 @@ class Finding(NamedTuple):
     """Of the epoch that Postgres has."""
     has_position: bool
     """The entry at Postgres' position is there."""
+
+
+class Action(StrEnum):
+    """What a server would do with a partition."""
+
+    SERVE = "serve"
+    SET_EPOCH = "set its epoch again, then serve"
+    FINISH = "finish the epoch that was begun, then serve"
+    REBUILD = "begin a new epoch"
+    REFUSE = "refuse to serve"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What is to be thought of one partition."""
+
+    partition: int
+    epoch: int
+    """In Postgres."""
+    action: Action
+    why: str
+    unrecorded: int
+    """Events in its outbox that Postgres does not have yet."""
+
+
+async def examine_partitions(redis: Redis, store: LedgerStore, partitions: Sequence[int]) -> list[Verdict]:
+    """What ``open_partitions`` would do; changes nothing. Beside busy servers it may see a moment that passes.
+
+    Raises:
+        StoreUnavailableError: A store did not answer.
+    """
+    wanted = set(partitions)
+    rows = [row for row in await store.read_partitions() if row.partition in wanted]
+    return [_verdict(row, finding) for row, finding in zip(rows, await _look(redis, rows), strict=True)]
+
+
+def _verdict(row: PartitionRow, finding: Finding) -> Verdict:
+    same = same_history(row, finding)
+    if finding.epoch > row.epoch:
+        action, why = Action.REFUSE, f"Valkey is in epoch {finding.epoch} already. {_POSTGRES_IS_OLD}"
+    elif row.left_epoch:
+        action, why = Action.FINISH, f"events of epoch {row.left_epoch} are still to be kept"
+    elif same is None:
+        action, why = Action.REFUSE, f"events after {row.position} were dropped as recorded. {_POSTGRES_IS_OLD}"
+    elif not same:
+        action = Action.REBUILD
+        why = f"the outbox does not continue what was recorded up to {row.position}: Valkey lost its state"
+    elif finding.epoch == row.epoch:
+        action, why = Action.SERVE, "both stores have the same history"
+    elif not row.opened:
+        action, why = Action.SET_EPOCH, "the epoch is new"
+    elif row.position != POSITION_START:
+        action, why = Action.SET_EPOCH, "only the epoch's key is missing"
+    else:
+        action, why = Action.REBUILD, "Valkey has no state of it, although it had"
+    unrecorded = finding.outbox.length - finding.has_position
+    return Verdict(row.partition, row.epoch, action, why, unrecorded)
+
+
+async def rebuild_partition(redis: Redis, store: LedgerStore, partition: int) -> int:
+    """Begin a new epoch of a partition, whatever its state is.
+
+    Args:
+        redis: Any client of the Valkey that is served.
+        store: The ledger.
+        partition: Its number.
+
+    Returns:
+        How many events became dead letters.
+
+    Raises:
+        StoreUnavailableError: A store did not answer; whatever was begun is finished by the next server or rebuild.
+    """
+    letters = 0
+    row = await store.read_partition(partition)
+    assert row is not None, "the caller knows the number of partitions"  # noqa: S101
+    if row.left_epoch:
+        letters += await _finish(redis, store, row)
+    if await store.bump_epoch(partition, row.epoch) is not None:
+        _log.warning("partition_rebuilt", partition=partition, epoch=row.epoch + 1, reason="asked for by an operator")
+    row = await store.read_partition(partition)
+    assert row is not None, "partitions are never deleted"  # noqa: S101
+    letters += await _finish(redis, store, row)
+    await store.mark_opened([(partition, row.epoch)])
+    return letters
 
 
 async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> list[int]:
@@ -200,22 +283,12 @@ async def _begin_epoch(store: LedgerStore, row: PartitionRow, finding: Finding) 
     # The next round finishes it, as it does for a server that died here.
 
 
-async def _finish(redis: Redis, store: LedgerStore, row: PartitionRow) -> None:
-    """Finish the begin of an epoch: fence the old one, then copy its unrecorded events to dead_letters."""
+async def _finish(redis: Redis, store: LedgerStore, row: PartitionRow) -> int:
+    """Finish the begin of an epoch: fence the old one, then copy its unrecorded events to dead_letters, so many."""
     # First: until the meta key has the new epoch, scripts can still add to the old outbox.
     await streams.raise_epoch(redis, row.partition, row.epoch)
-    outbox = keys.outbox(row.partition, row.left_epoch)
-    position, copied = row.left_position, 0
-    while entries := await streams.range_after(redis, outbox, position, SALVAGE_PAGE):
-        error = f"left behind in epoch {row.left_epoch}, whose state in Valkey was lost"
-        await store.create_dead_letters(
-            [
-                dead_letter(read_event(row.partition, row.left_epoch, stream_id, raw), error)
-                for stream_id, raw in entries
-            ]
-        )
-        position = entries[-1][0]
-        copied += len(entries)
+    if not row.left_epoch:
+        return 0  # somebody else has copied them
+    letters = await salvage(redis, store, row.partition, row.left_epoch, row.left_position)
     await store.mark_salvaged(row.partition, row.left_epoch)
-    if copied:
-        _log.error("partition_left_events", partition=row.partition, left_epoch=row.left_epoch, dead_letters=copied)
+    return letters

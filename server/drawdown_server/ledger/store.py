@@ -6,6 +6,7 @@
     caps.py        limits on spend
     entries.py     entries, settled holds, dead letters (reading)
     partitions.py  positions, leases, epochs
+    servers.py     who serves from which Valkey
     recording.py   the flush transaction: the only writer of entries
 
 ``errors.StoreUnavailableError("postgres")`` means the same call may be made again; ``database.py`` decides that for
@@ -20,8 +21,11 @@ from drawdown_server.ledger.entries import EntryStore
 from drawdown_server.ledger.grants import GrantStore
 from drawdown_server.ledger.partitions import PartitionStore
 from drawdown_server.ledger.recording import RecordingStore
+from drawdown_server.ledger.servers import ServerStore
 from drawdown_server.ledger.wallets import WalletStore
 
 
-class LedgerStore(WalletStore, ChangeStore, GrantStore, CapStore, EntryStore, PartitionStore, RecordingStore):
+class LedgerStore(
+    WalletStore, ChangeStore, GrantStore, CapStore, EntryStore, PartitionStore, ServerStore, RecordingStore
+):
     """The ledger in Postgres, over one pool."""

@@ -165,6 +165,25 @@ async def raise_epoch(redis: Redis, partition: int, epoch: int) -> int:
         raise unavailable(error) from error
 
 
+async def scan(redis: Redis, pattern: str, cursor: int, count: int) -> tuple[int, list[str]]:
+    """The next cursor (0: that was all) and the names that one SCAN found, looking at about ``count`` keys."""
+    try:
+        cursor, found = await redis.scan(cursor, match=pattern, count=count)
+    except Exception as error:
+        raise unavailable(error) from error
+    return int(cursor), [cast("bytes", name).decode() for name in found]
+
+
+async def unlink(redis: Redis, names: Sequence[str]) -> None:
+    """Delete keys; their memory is freed in the background."""
+    if not names:
+        return
+    try:
+        await redis.unlink(*names)
+    except Exception as error:
+        raise unavailable(error) from error
+
+
 class _RawReply:
     """A response callback that leaves the reply as it is."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -31,6 +31,14 @@ from drawdown_server.ledger.snapshot import read_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+class WalletPlace(NamedTuple):
+    """A wallet, and the partition in which it lives."""
+
+    tenant_id: str
+    wallet_id: str
+    partition: int
 
 
 class WalletStore(Database):
@@ -107,6 +115,18 @@ class WalletStore(Database):
         async with self._connection() as connection:
             rows = await connection.fetch(QUERIES["wallet_list"], tenant_id, after_wallet_id, limit)
         return [wallet_row(row) for row in rows]
+
+    async def list_all_wallets(self, after: tuple[str, str], limit: int, tenant_id: str = "") -> list[WalletPlace]:
+        """A page of the wallets of every tenant, or of one, after (tenant_id, wallet_id)."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["wallet_list_all"], *after, tenant_id, limit)
+        return [WalletPlace(row["tenant_id"], row["wallet_id"], row["partition"]) for row in rows]
+
+    async def count_wallets(self, tenant_id: str = "") -> int:
+        """How many wallets there are, of every tenant or of one."""
+        async with self._connection() as connection:
+            count: int = await connection.fetchval(QUERIES["wallet_count"], tenant_id)
+        return count
 
     async def set_wallet_state(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from drawdown_server.ledger.counters import parse_counter
-from drawdown_server.ledger.database import from_ms
+from drawdown_server.ledger.database import affected, from_ms
 from drawdown_server.ledger.partitions import insert_dead_letters
 from drawdown_server.ledger.posting import ENTRY_COLUMNS
 from drawdown_server.ledger.queries import QUERIES
@@ -142,7 +142,7 @@ async def _add_to_balances(connection: Connection, balances: dict[AssetKey, Delt
         [delta.debt for delta in deltas],
         [delta.overdraft_limit for delta in deltas],
     )
-    return _count(status)
+    return affected(status)
 
 
 async def _write_remaining(connection: Connection, grants: dict[tuple[str, str, str, str], int]) -> None:
@@ -155,7 +155,7 @@ async def _write_remaining(connection: Connection, grants: dict[tuple[str, str, 
         [key[3] for key in keys],
         list(grants.values()),
     )
-    if _count(status) != len(keys):
+    if affected(status) != len(keys):
         raise PoisonError("a line names a grant that the wallet does not have")
 
 
@@ -198,8 +198,3 @@ async def _write_cap_usage(connection: Connection, usage: dict[CounterKey, int])
         list(usage.values()),
         [parse_counter(key[2]).end_time for key in keys],
     )
-
-
-def _count(status: str) -> int:
-    """The number of rows in a command tag such as ``UPDATE 3``."""
-    return int(status.rpartition(" ")[2])

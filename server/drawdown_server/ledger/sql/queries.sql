@@ -63,6 +63,15 @@ SELECT tenant_id, wallet_id, partition, state, display_name, labels, change_numb
 FROM wallets WHERE tenant_id = $1 AND wallet_id > $2
 ORDER BY wallet_id LIMIT $3
 
+-- wallet_list_all --
+-- Of every tenant, or of one.
+SELECT tenant_id, wallet_id, partition FROM wallets
+WHERE (tenant_id, wallet_id) > ($1, $2) AND ($3::text = '' OR tenant_id = $3)
+ORDER BY tenant_id, wallet_id LIMIT $4
+
+-- wallet_count --
+SELECT count(*) FROM wallets WHERE $1::text = '' OR tenant_id = $1
+
 -- wallet_change --
 -- Under wallet_lock: takes the next change number; a state of '' stays as it is.
 UPDATE wallets
@@ -245,13 +254,54 @@ SELECT partition, epoch, opened, position, left_epoch, left_position FROM partit
 SELECT partition, epoch, opened, position, left_epoch, left_position FROM partitions WHERE partition = $1
 
 -- partition_bump_epoch --
-UPDATE partitions
-SET epoch = epoch + 1, opened = false, position = '0-0', left_epoch = epoch, left_position = position
-WHERE partition = $1 AND epoch = $2 AND left_epoch = 0
-RETURNING epoch
+WITH bumped AS (
+    UPDATE partitions
+    SET epoch = epoch + 1, opened = false, position = '0-0', left_epoch = epoch, left_position = position
+    WHERE partition = $1 AND epoch = $2 AND left_epoch = 0
+    RETURNING partition, epoch, left_epoch, left_position
+), kept AS (
+    INSERT INTO left_epochs (partition, epoch, position) SELECT partition, left_epoch, left_position FROM bumped
+)
+SELECT epoch FROM bumped
 
 -- partition_salvaged --
 UPDATE partitions SET left_epoch = 0, left_position = '0-0' WHERE partition = $1 AND left_epoch = $2
+
+-- left_epochs_list --
+-- Those whose events are safe and whose keys are still to be deleted.
+SELECT l.partition, l.epoch, l.position
+FROM left_epochs l
+JOIN partitions p ON p.partition = l.partition
+WHERE NOT l.swept AND p.left_epoch = 0 AND l.epoch < p.epoch
+ORDER BY l.partition, l.epoch
+
+-- left_epochs_swept --
+UPDATE left_epochs SET swept = true
+FROM unnest($1::integer[], $2::bigint[]) AS s (partition, epoch)
+WHERE left_epochs.partition = s.partition AND left_epochs.epoch = s.epoch
+
+-- installation_lock --
+SELECT partition_count FROM installation FOR UPDATE
+
+-- server_elsewhere --
+-- Somebody who serves from another Valkey.
+SELECT server_id FROM servers
+WHERE server_id <> $1 AND run_id <> $2 AND expire_time > now()
+ORDER BY server_id LIMIT 1
+
+-- server_set --
+INSERT INTO servers (server_id, run_id, expire_time) VALUES ($1, $2, now() + make_interval(secs => $3::float8))
+ON CONFLICT (server_id) DO UPDATE SET run_id = EXCLUDED.run_id, expire_time = EXCLUDED.expire_time
+
+-- server_renew --
+UPDATE servers SET expire_time = now() + make_interval(secs => $3::float8)
+WHERE server_id = $1 AND run_id = $2 AND expire_time > now()
+
+-- server_remove --
+DELETE FROM servers WHERE server_id = $1
+
+-- servers_forget --
+DELETE FROM servers WHERE expire_time < now() - interval '1 hour'
 
 -- partitions_mark_opened --
 UPDATE partitions SET opened = true

@@ -1,0 +1,59 @@
+"""Who serves from which Valkey, in Postgres: one Valkey at a time serves an installation.
+
+A process claims the Valkey that it is connected to before it serves from it, and renews the claim for as long as it can
+write there. The claim fails while another process has one on another Valkey.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drawdown_server.errors import ConfigurationError
+from drawdown_server.ledger.database import Database, affected
+from drawdown_server.ledger.queries import QUERIES
+
+CLAIM_TTL_S: Final = 2.0
+"""How long a claim outlives its last renewal. After Valkey was replaced under several servers, the first of them waits
+for at most this long; a server that stands still for longer may be taken for one that is gone."""
+
+
+class OtherStoreError(ConfigurationError):
+    """A server of this installation serves from another Valkey; two would each spend the same money."""
+
+
+class ServerStore(Database):
+    """Claims."""
+
+    async def claim_store(self, server_id: str, run_id: str) -> None:
+        """Claim a Valkey for this process, which gives up what it claimed before.
+
+        Args:
+            server_id: Unique per process start.
+            run_id: Of the Valkey that it is connected to.
+
+        Raises:
+            OtherStoreError: Somebody serves from another one; this process now has no claim.
+        """
+        async with self._transaction() as connection:
+            await connection.execute(QUERIES["installation_lock"])  # one claim at a time
+            other: str | None = await connection.fetchval(QUERIES["server_elsewhere"], server_id, run_id)
+            if other is None:
+                await connection.execute(QUERIES["server_set"], server_id, run_id, CLAIM_TTL_S)
+                await connection.execute(QUERIES["servers_forget"])
+            else:
+                await connection.execute(QUERIES["server_remove"], server_id)
+        if other is not None:
+            raise OtherStoreError(
+                f"server {other} of this installation serves from another Valkey than this process is connected to; "
+                "give all of them the same DRAWDOWN_VALKEY_URL (after a failover: stop the old Valkey)"
+            )
+
+    async def renew_claim(self, server_id: str, run_id: str) -> bool:
+        """Renew a claim that has not run out. Returns whether it was there."""
+        async with self._connection() as connection:
+            return affected(await connection.execute(QUERIES["server_renew"], server_id, run_id, CLAIM_TTL_S)) == 1
+
+    async def drop_claim(self, server_id: str) -> None:
+        """Give up the claim, for the end of the process."""
+        async with self._connection() as connection:
+            await connection.execute(QUERIES["server_remove"], server_id)

@@ -1,0 +1,148 @@
+"""Claims: one Valkey at a time serves an installation."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from drawdown_server.errors import StoreUnavailableError
+from drawdown_server.holds.connection import open_connection
+from drawdown_server.ledger import servers
+from drawdown_server.ledger.presence import Presence
+from drawdown_server.ledger.servers import OtherStoreError
+from integration.server import until
+from ledgers import open_redis, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from redis.asyncio import Redis
+
+    from drawdown_server.ledger.store import LedgerStore
+
+
+@pytest.fixture
+async def store(postgres_url: str) -> AsyncIterator[LedgerStore]:
+    async with open_store(postgres_url) as store:
+        yield store
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Redis]:
+    async with open_redis(valkey_url) as redis:
+        yield redis
+
+
+async def run_out(store: LedgerStore, server_id: str) -> None:
+    """Let a claim run out, as time would."""
+    async with store._connection() as connection:
+        await connection.execute(
+            "UPDATE servers SET expire_time = now() - interval '1 second' WHERE server_id = $1", server_id
+        )
+
+
+async def test_any_number_of_servers_claim_the_same_valkey_and_none_another(store: LedgerStore) -> None:
+    await store.claim_store("a", "one")
+    await store.claim_store("b", "one")
+    with pytest.raises(OtherStoreError, match="serves from another Valkey"):
+        await store.claim_store("c", "two")
+    assert await store.renew_claim("a", "one")
+    assert not await store.renew_claim("c", "two")
+
+
+async def test_a_server_alone_moves_with_its_valkey(store: LedgerStore) -> None:
+    await store.claim_store("a", "one")
+    await store.claim_store("a", "two")
+    assert await store.renew_claim("a", "two")
+    assert not await store.renew_claim("a", "one")
+
+
+async def test_servers_whose_valkey_was_replaced_do_not_wait_for_each_other_for_ever(store: LedgerStore) -> None:
+    for server in ("a", "b"):
+        await store.claim_store(server, "one")
+    with pytest.raises(OtherStoreError):
+        await store.claim_store("a", "two")
+    await store.claim_store("b", "two")  # the first one has given up its own
+    await store.claim_store("a", "two")
+
+
+async def test_a_claim_that_ran_out_hinders_nobody_and_is_not_renewed(store: LedgerStore) -> None:
+    await store.claim_store("a", "one")
+    await run_out(store, "a")
+    await store.claim_store("b", "two")
+    assert not await store.renew_claim("a", "one")
+    with pytest.raises(OtherStoreError):
+        await store.claim_store("a", "one")
+
+
+async def test_of_many_that_claim_different_valkeys_at_once_one_gets_it(store: LedgerStore) -> None:
+    claims = [store.claim_store(f"s{number}", f"run{number}") for number in range(6)]
+    results = await asyncio.gather(*claims, return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["NoneType"] + ["OtherStoreError"] * 5
+
+
+async def test_a_presence_renews_its_claim_until_it_ends(
+    store: LedgerStore, redis: Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "CLAIM_TTL_S", 60.0)
+    presence = Presence(redis, store, "me")
+    await presence.claim_first()
+    async with open_connection(valkey_url, timeout_ms=2_000, in_flight_max=10) as connection:
+        running = asyncio.create_task(presence.run(connection))
+        before = await expiry(store, "me")
+
+        async def renewed() -> bool:
+            return await expiry(store, "me") > before
+
+        await until(renewed)
+        running.cancel()
+    await presence.end()
+    await store.claim_store("other", "other run")
+
+
+async def test_a_presence_that_slept_while_another_valkey_took_over_distrusts_its_own(
+    store: LedgerStore, redis: Redis, valkey_url: str
+) -> None:
+    presence = Presence(redis, store, "sleeper")
+    await presence.claim_first()
+    verified = asyncio.Event()
+
+    async def verify() -> None:
+        verified.set()
+        await presence.claim()
+
+    async with open_connection(valkey_url, timeout_ms=2_000, in_flight_max=10) as connection:
+        connection.on_reconnect(verify)
+        await run_out(store, "sleeper")
+        await store.claim_store("other", "another run")
+        async with store._connection() as postgres:
+            await postgres.execute("UPDATE servers SET expire_time = now() + interval '1 hour'")
+            await postgres.execute("UPDATE servers SET expire_time = now() WHERE server_id = 'sleeper'")
+        running = asyncio.create_task(presence.run(connection))
+        await asyncio.wait_for(verified.wait(), 10)
+
+        async def refuses() -> bool:
+            try:
+                await connection.call("PING")
+            except StoreUnavailableError:
+                return True
+            return False
+
+        await until(refuses)
+        await store.drop_claim("other")
+
+        async def serves() -> bool:
+            return not await refuses()
+
+        await until(serves)
+        running.cancel()
+
+
+async def expiry(store: LedgerStore, server_id: str) -> float:
+    async with store._connection() as connection:
+        seconds = await connection.fetchval(
+            "SELECT extract(epoch FROM expire_time) FROM servers WHERE server_id = $1", server_id
+        )
+    return float(seconds)
