@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from contract.wallets import TENANT, TOMBSTONE_MS, assert_conserved
+from contract.wallets import TENANT, TOMBSTONE_MS, WAIT_S, assert_conserved
 from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds.model import DenialReason, HoldState, WalletState
 from drawdown_server.holds.store import HoldUnknownError
@@ -116,7 +116,7 @@ async def test_many_due_holds_and_tombstones_are_swept_in_bounded_steps(stage: S
     wallet = await stage.wallet(USD=1200)
     await due_holds(wallet, 1200, USD=1)
     expired = forgotten = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while (await wallet.read()).open_holds or await wallet.due_ms():
             swept = await wallet.sweep(tombstone_ms=1)
             assert swept.expired <= 1000
@@ -339,7 +339,7 @@ async def test_two_sweepers_free_each_hold_once(stage: Stage) -> None:
     wallet = await stage.wallet(USD=300)
     await due_holds(wallet, 300, USD=1)
     sweepers = [Sweeper(stage.store, interval_ms=60_000, tombstone_ms=TOMBSTONE_MS) for _ in range(2)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while any(await asyncio.gather(*(sweeper.run_once() for sweeper in sweepers))):
             pass
     assert sum(sweeper.expired_total for sweeper in sweepers) == 300
@@ -350,7 +350,7 @@ async def test_a_running_sweeper_stops_at_once(stage: Stage) -> None:
     await wallet.due_hold("h1", USD=10)
     stop = asyncio.Event()
     running = asyncio.create_task(Sweeper(stage.store, interval_ms=60_000, tombstone_ms=TOMBSTONE_MS).run(stop))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while await wallet.available("USD") == 0:
             pass
         stop.set()

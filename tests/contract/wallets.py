@@ -60,7 +60,8 @@ TOMBSTONE_MS: Final = 900_000
 OPEN_HOLDS_MAX: Final = 10_000
 CREATE_MS: Final = 1_700_000_000_000
 PAGE: Final = 1_000
-WAIT_S: Final = 10.0
+WAIT_S: Final = 60.0
+"""Longest wait for a condition. Met within milliseconds; this is for a loaded machine."""
 
 AtRest = dict[str, bytes | None]
 """The serialized value of every key of a wallet."""
