@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import signal
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -37,13 +36,14 @@ from drawdown.v1 import (
     wallet_service_pb2,
     wallet_service_pb2_grpc,
 )
-from drawdown_server.errors import ConfigurationError
+from drawdown_server.errors import ConfigurationError, StoreUnavailableError
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library
 from drawdown_server.holds.startup import check_store, open_client
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.holds.sweeper import Sweeper
 from drawdown_server.identity.caller import Caller
+from drawdown_server.ledger.backlog import Backlog
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.epochs import EpochSweeper
 from drawdown_server.ledger.flusher import Flusher
@@ -54,11 +54,16 @@ from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.rpc.assets import AssetService
 from drawdown_server.rpc.authorization import AuthorizationService, HoldLimits
+from drawdown_server.rpc.calls import CallRecorder
 from drawdown_server.rpc.caps import CapService
 from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.rpc.ledger import LedgerService
 from drawdown_server.rpc.wallets import BalanceService, WalletService
+from drawdown_server.signals import stop_on_signals
+from drawdown_server.telemetry.admin import open_admin
+from drawdown_server.telemetry.metrics import Metrics
+from drawdown_server.telemetry.otlp import open_exporters
 from drawdown_server.wallets.admin import WalletAdmin
 from drawdown_server.wallets.assets import AssetRegistry
 from drawdown_server.wallets.changes import ChangeApplier
@@ -84,6 +89,8 @@ BLOCKING_READ_EXTRA_MS: Final = 2_000
 """A blocking read is answered this much later than asked for at the latest."""
 LAST_ANSWERS_S: Final = 0.25
 """From the end of the last call until its answer is on the wire, and those that came meanwhile are refused."""
+NOBODY: Final = ("", "")
+"""A wallet that cannot be: when a script that reads it is answered, so is the next call."""
 LIVENESS: Final = "liveness"
 """Health name that says only that the process answers; never depends on a store."""
 
@@ -99,7 +106,7 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(config: Config) -> AsyncIterator[Stores]:
+async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIterator[Stores]:
     """Open Postgres and Valkey, refuse what is unfit, and agree with both on the epoch of every partition."""
     async with AsyncExitStack() as opened:
         await check_schema(config)
@@ -118,7 +125,7 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
                 config.valkey_url, timeout_ms=config.valkey_timeout_ms, in_flight_max=config.valkey_in_flight_max
             )
         )
-        holds = HoldStore(connection, library, epochs)
+        holds = HoldStore(connection, library, epochs, metrics)
         holds.on_stale_epoch(lambda: open_partitions(client, ledger, config.partitions))
         holds.on_missing_library(lambda: load_library(client, library))
 
@@ -174,7 +181,7 @@ async def check(config: Config) -> None:
         await check_store(client)
 
 
-async def run_flusher(config: Config, stores: Stores, stop: asyncio.Event) -> None:
+async def run_flusher(config: Config, stores: Stores, metrics: Metrics, stop: asyncio.Event) -> None:
     """Flush until told to stop, then record what is left and give the partitions back.
 
     Who records a partition also looks after what it left behind, and whether it is right.
@@ -189,6 +196,7 @@ async def run_flusher(config: Config, stores: Stores, stop: asyncio.Event) -> No
             block_ms=config.flush_block_ms,
             linger_ms=config.flush_linger_ms,
             lease_ttl_ms=config.lease_ttl_ms,
+            metrics=metrics,
         )
         stores.presence.follow(client)
 
@@ -199,6 +207,7 @@ async def run_flusher(config: Config, stores: Stores, stop: asyncio.Event) -> No
             tasks.create_task(EpochSweeper(stores.client, stores.ledger, owned).run(stop), name="epochs")
             if config.reconcile_interval_s:
                 reconciler = Reconciler(stores.holds, stores.ledger, owned, interval_s=config.reconcile_interval_s)
+                metrics.follow_reconciler(reconciler)
                 tasks.create_task(reconciler.run(stop), name="reconciler")
             await flusher.run(stop)
         await flusher.drain(DRAIN_EXTRA_S)
@@ -289,16 +298,34 @@ async def serve(
     """
     stop = stop or asyncio.Event()
     stop_background = asyncio.Event()
-    async with open_stores(config) as stores:
+    metrics = Metrics()
+    async with AsyncExitStack() as opened:
+        tracing = await opened.enter_async_context(
+            open_exporters(metrics.registry, sample_ratio=config.trace_sample_ratio)
+        )
+        stores = await opened.enter_async_context(open_stores(config, metrics))
         changes = ChangeApplier(stores.holds, stores.ledger)
-        calls = CallInterceptor(Caller(tenant_id=config.tenant))
+        recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
+        calls = CallInterceptor(Caller(tenant_id=config.tenant), recorder)
+        metrics.follow_calls(lambda: calls.in_flight)
         server, health_servicer = build_server(config, stores, changes, calls)
         port = bind(server, config)
+
+        async def check_serving() -> None:
+            if stop.is_set():
+                raise StoreUnavailableError("server", "this server is draining")
+            await stores.holds.read_live(*NOBODY)
+
+        await opened.enter_async_context(open_admin(config, metrics.registry, check_serving))
         await server.start()
         # One dead background task ends the process: better restarted than half alive.
         async with asyncio.TaskGroup() as tasks:
             sweeper = Sweeper(stores.holds, interval_ms=config.sweep_interval_ms, tombstone_ms=config.tombstone_ms)
+            backlog = Backlog(stores.client, stores.ledger)
+            metrics.follow_sweeper(sweeper)
+            metrics.follow_backlog(backlog)
             tasks.create_task(sweeper.run(stop_background), name="sweeper")
+            tasks.create_task(backlog.run(stop_background), name="backlog")
             tasks.create_task(changes.run(stop_background), name="changes")
             waker = Waker(stores.holds, stores.ledger, tombstone_ms=config.tombstone_ms)
             tasks.create_task(waker.run(stop_background), name="waker")
@@ -312,7 +339,7 @@ async def serve(
                 )
                 tasks.create_task(evictor.run(stop_background), name="evictor")
             if config.flusher:
-                tasks.create_task(run_flusher(config, stores, stop_background), name="flusher")
+                tasks.create_task(run_flusher(config, stores, metrics, stop_background), name="flusher")
             try:
                 await set_serving(health_servicer, serving=True)
                 log.info("server.ready", host=config.grpc_host, port=port)
@@ -347,10 +374,28 @@ async def end_calls(server: grpc.aio.Server, calls: CallInterceptor, grace_s: fl
 async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:
     """Run the flusher alone, beside servers started without one."""
     stop = stop or asyncio.Event()
-    async with open_stores(config) as stores:
-        log.info("flusher.ready")
-        with stop_on_signals(stop):
-            await run_flusher(config, stores, stop)
+    metrics = Metrics()
+    async with (
+        open_exporters(metrics.registry, sample_ratio=config.trace_sample_ratio),
+        open_stores(config, metrics) as stores,
+    ):
+
+        async def check_valkey() -> None:
+            await stores.holds.read_live(*NOBODY)
+
+        async def check_postgres() -> None:
+            await stores.ledger.check_partition_count(config.partitions)
+
+        async with (
+            open_admin(config, metrics.registry, check_valkey, check_postgres),
+            asyncio.TaskGroup() as tasks,
+        ):
+            backlog = Backlog(stores.client, stores.ledger)
+            metrics.follow_backlog(backlog)
+            tasks.create_task(backlog.run(stop), name="backlog")
+            log.info("flusher.ready")
+            with stop_on_signals(stop):
+                await run_flusher(config, stores, metrics, stop)
     log.info("flusher.stopped")
 
 
@@ -372,24 +417,3 @@ async def set_serving(health_servicer: HealthReporter, *, serving: bool) -> None
     for name in ("", *service_names()):
         await health_servicer.set(name, status)
     await health_servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-
-
-class stop_on_signals:  # noqa: N801  # reads as a verb, like contextlib's own
-    """Set an event on SIGTERM or SIGINT inside the block. A second signal has its usual, immediate effect."""
-
-    def __init__(self, stop: asyncio.Event) -> None:
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-    def _on_signal(self, number: int) -> None:
-        self._stop.set()
-        asyncio.get_running_loop().remove_signal_handler(number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 PARTITIONS_DEFAULT: Final = 64
@@ -22,6 +22,11 @@ RECONCILE_INTERVAL_S_DEFAULT: Final = 86_400
 MASK: Final = "***"
 _PASSWORD_BEFORE_HOST: Final = re.compile(r"(://[^/?#:@]*:).*(?=@)")
 _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
+
+
+def _none_if_empty(value: object) -> object:
+    """An empty variable is one that is not set, and so is what ``check-config`` prints for it."""
+    return None if value in ("", "None") else value
 
 
 class Config(BaseSettings):
@@ -112,6 +117,18 @@ class Config(BaseSettings):
     drain_delay_s: Annotated[
         float, Field(ge=0, le=120, description="wait after NOT_SERVING, so that load balancers notice")
     ] = 0
+    admin_host: Annotated[str, Field(description="address of the admin port; it has no credentials")] = "127.0.0.1"
+    admin_port: Annotated[
+        Annotated[int, Field(ge=0, le=65535)] | None,
+        BeforeValidator(_none_if_empty),
+        Field(description="port of /metrics, /healthz, /readyz; 0 takes a free one, empty: none"),
+    ] = None
+    trace_sample_ratio: Annotated[
+        float, Field(ge=0, le=1, description="share of the calls without a traceparent that are traced")
+    ] = 0.01
+    log_sample_ratio: Annotated[
+        float, Field(ge=0, le=1, description="share of the data plane's successful calls that are logged")
+    ] = 0.01
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
     log_format: Annotated[Literal["json", "console"], Field(description="how log lines are written")] = "json"
 

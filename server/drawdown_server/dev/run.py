@@ -12,12 +12,13 @@ from typing import Final
 import typer
 
 import drawdown
-from drawdown_server.app import serve, stop_on_signals
+from drawdown_server.app import serve
 from drawdown_server.config import Config
 from drawdown_server.dev.seed import DEMO_WALLET, seed
 from drawdown_server.dev.stack import EmbeddedStack, EmbeddedStackError
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.migrations import migrate
+from drawdown_server.signals import stop_on_signals
 from drawdown_server.telemetry.logs import configure_logs
 
 VALKEY_URL: Final = "DRAWDOWN_VALKEY_URL"

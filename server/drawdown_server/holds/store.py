@@ -17,6 +17,7 @@ import msgspec
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.connection import FunctionMissingError
+from drawdown_server.holds.counting import count_decision, count_settlement
 from drawdown_server.holds.fingerprint import changed_field
 from drawdown_server.holds.messages import (
     ApplyReply,
@@ -55,6 +56,8 @@ from drawdown_server.holds.refusals import (
     refusal,
     wallet_not_found,
 )
+from drawdown_server.telemetry.metrics import Metrics
+from drawdown_server.telemetry.scripts import ScriptCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,9 +100,12 @@ class HoldStore:
         connection: To Valkey/Redis.
         library: The scripts, already loaded there.
         epochs: The epoch of each partition, by its number; its length is the number of partitions.
+        metrics: Where decisions, ages of holds and the time of scripts are counted; None: nobody reads them.
     """
 
-    def __init__(self, connection: PipelinedConnection, library: Library, epochs: list[int]) -> None:
+    def __init__(
+        self, connection: PipelinedConnection, library: Library, epochs: list[int], metrics: Metrics | None = None
+    ) -> None:
         self._connection = connection
         self._epochs = epochs
         self._functions: dict[str, bytes] = {}
@@ -109,6 +115,8 @@ class HoldStore:
         self._refresh_epochs: RefreshEpochs | None = None
         self._learning = asyncio.Lock()
         self._reload_library: ReloadLibrary | None = None
+        self._metrics = metrics or Metrics()
+        self._metrics.follow_store(lambda: connection.in_flight, epochs)
 
     def on_missing_wallet(self, load: LoadMissing) -> None:
         """Load wallets on first use with this function."""
@@ -162,6 +170,7 @@ class HoldStore:
         reply = await self._run("extend", request, _AUTHORIZE)
         if reply.status not in ("OK", "DENIED"):
             raise refusal(request.wallet_id, request.hold_id, reply)
+        count_decision(self._metrics, "extend", reply)
         return reply
 
     async def commit(self, request: CommitRequest) -> SettleReply:
@@ -322,13 +331,14 @@ class HoldStore:
         except DrawdownError as error:
             if error.reason is not ErrorReason.WALLET_NOT_FOUND:
                 raise
-            return AuthorizeReply(status="DENIED", reason=DenialReason.WALLET_NOT_FOUND)
+            reply = AuthorizeReply(status="DENIED", reason=DenialReason.WALLET_NOT_FOUND)
         if reply.status == "ID_REUSED":
             raise id_reused(resource, request.hold_id, changed_field(reply.fingerprint, request.fingerprint))
         if reply.status == "BACKLOG_FULL":
             raise ledger_backlog()
         if reply.status == "BALANCE_OUT_OF_RANGE":
             raise refusal(request.wallet_id, request.hold_id, reply)
+        count_decision(self._metrics, verb, reply)
         return reply
 
     async def _settle(self, verb: str, request: CommitRequest | ReleaseRequest | RefundRequest) -> SettleReply:
@@ -338,6 +348,7 @@ class HoldStore:
             raise id_reused("refund", request.refund_id, changed_field(reply.fingerprint, request.digest))
         if reply.status != "OK":
             raise refusal(request.wallet_id, request.hold_id, reply)
+        count_settlement(self._metrics, verb, reply)
         return reply
 
     async def _run(
@@ -386,9 +397,10 @@ class HoldStore:
         epoch = self._epochs[partition] if epoch is None else epoch
         request.epoch = str(epoch)
         wallet_keys = keys.wallet_keys(partition, epoch, request.tenant_id, request.wallet_id)
-        reply = await self._connection.call(
-            b"FCALL", self._library.function(verb), len(wallet_keys), *wallet_keys, self._encode(request)
-        )
+        with ScriptCall(self._metrics, verb, partition):
+            reply = await self._connection.call(
+                b"FCALL", self._library.function(verb), len(wallet_keys), *wallet_keys, self._encode(request)
+            )
         assert isinstance(reply, bytes)  # noqa: S101  # every script answers one msgpack string
         return decoder.decode(reply)
 

@@ -137,6 +137,12 @@ class EntryStore(Database):
             rows = await connection.fetch(QUERIES["dead_letter_list"], *after, limit)
         return [dead_letter_row(row) for row in rows]
 
+    async def count_dead_letters(self) -> int:
+        """How many events could not be recorded, ever."""
+        async with self._connection() as connection:
+            count: int = await connection.fetchval(QUERIES["dead_letters_count"])
+        return count
+
 
 def _entry_sums(records: list[asyncpg.Record]) -> list[EntrySum]:
     """By grant for the wallet's account; all of the debt's account, whichever grant repaid it, as grant ""."""

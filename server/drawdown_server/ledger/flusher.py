@@ -32,6 +32,7 @@ from drawdown_server.ledger.posting import read_event
 from drawdown_server.ledger.recording import FencedError, Move
 from drawdown_server.ledger.rows import POSITION_START
 from drawdown_server.ledger.writing import PoisonError
+from drawdown_server.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,7 @@ class Flusher:
         block_ms: Longest wait for new events; also how late ``run`` may notice its stop.
         linger_ms: Least time between the starts of two transactions that are not full.
         lease_ttl_ms: How long a flusher that went silent keeps its partitions.
+        metrics: Where batches and dead letters are counted; None: nobody reads them.
     """
 
     def __init__(
@@ -76,7 +78,10 @@ class Flusher:
         block_ms: int,
         linger_ms: int,
         lease_ttl_ms: int,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
+        self._metrics.follow_flusher(self)
         self._redis = redis
         self._store = store
         self._owner = owner
@@ -88,7 +93,6 @@ class Flusher:
         self._positions: dict[int, str] = {}
         self._lease_due = 0.0  # monotonic seconds
         self._count = batch_max
-        self._oldest_ms = 0
         self._progress = asyncio.Condition()
         self.events_total = 0
         """Events taken from the outboxes, dead letters included."""
@@ -98,11 +102,6 @@ class Flusher:
         """Events in the last transaction."""
         self.dead_letters_total = 0
         """Events that could not be recorded."""
-
-    @property
-    def oldest_unflushed_ms(self) -> int:
-        """Age of the oldest event that was read and is not recorded yet, in milliseconds; 0 = none known."""
-        return max(0, time.time_ns() // 1_000_000 - self._oldest_ms) if self._oldest_ms else 0
 
     @property
     def owned_partitions(self) -> list[int]:
@@ -150,7 +149,6 @@ class Flusher:
             events = await self._read(block_ms)
             for start in range(0, len(events), self._batch_max):
                 await self._record(events[start : start + self._batch_max])
-            self._oldest_ms = 0
             if events:
                 await self._trim({event.partition for event in events})
         except BaseException:
@@ -232,10 +230,6 @@ class Flusher:
             block_ms=max(1, min(block_ms, until_renewal_ms)) if block_ms else 0,
         )
         self._adapt_count([len(entries) for entries in found.values()])
-        if not found:
-            self._oldest_ms = 0
-            return []
-        self._oldest_ms = min(streams.id_key(entries[0][0])[0] for entries in found.values())
         return [
             read_event(outboxes[key].partition, outboxes[key].epoch, stream_id, raw)
             for key, entries in found.items()
@@ -288,6 +282,7 @@ class Flusher:
         self.dead_letters_total += len(dead)
         self.batches_total += 1
         self.last_batch_size = len(events)
+        self._metrics.batch_recorded(len(events), len(dead))
         await self._notify()
 
     def _moves(self, events: Sequence[OutboxEvent]) -> list[Move]:

@@ -128,6 +128,15 @@ async def read_infos(redis: Redis, names: Sequence[str]) -> list[StreamInfo]:
     return infos
 
 
+async def now_ms(redis: Redis) -> int:
+    """The store's clock, which stream ids come from."""
+    try:
+        seconds, microseconds = await redis.time()
+    except Exception as error:
+        raise unavailable(error) from error
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 async def read_epochs(redis: Redis, partitions: Sequence[int]) -> list[int]:
     """The epoch in each partition's meta key; 0 = there is none."""
     pipeline = redis.pipeline(transaction=False)

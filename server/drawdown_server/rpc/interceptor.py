@@ -1,4 +1,4 @@
-"""The one interceptor: who is calling, and how every failure is told.
+"""The one interceptor: who is calling, how every failure is told, and what is said about the call (``calls.py``).
 
 Around each unary call it sets the caller, turns a ``DrawdownError`` into a gRPC status with ``google.rpc`` details, and
 everything else into INTERNAL with the whole story in the log and nothing of it in the answer.
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from drawdown_server.identity.caller import Caller
+    from drawdown_server.rpc.calls import CallRecorder
 
 log = structlog.get_logger(__name__)
 
@@ -98,14 +99,16 @@ class CallContext(Protocol):
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
-    """Identity in, errors out.
+    """Identity in, errors out, every call told.
 
     Args:
         caller: Everybody, until identity is configured.
+        recorder: Hears of every call.
     """
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, recorder: CallRecorder) -> None:
         self._caller = caller
+        self._recorder = recorder
         self._in_flight = 0
         self._is_refusing = False
         self._idle = asyncio.Event()
@@ -119,6 +122,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if self._is_refusing:
             raise StoreUnavailableError("server", "this server is draining")
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that have arrived and are not answered yet."""
+        return self._in_flight
+
+    def _enter(self) -> None:
+        self._in_flight += 1
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
+
     async def idle(self) -> None:
         """Return when no call is in flight."""
         await self._idle.wait()
@@ -129,32 +146,37 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[_Request, _Response]:
         """Wrap the handlers of our own unary methods."""
-        handler = await continuation(handler_call_details)
+        # None for a method that does not exist, whatever the stubs say.
+        handler: grpc.RpcMethodHandler[_Request, _Response] | None = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or handler.unary_unary is None or not method.startswith(OWN_SERVICES):
+        if handler is None:
+            self._recorder.unknown_method()
+            return handler  # type: ignore[return-value]  # gRPC answers by itself
+        if handler.unary_unary is None or not method.startswith(OWN_SERVICES):
             return handler
         # The stubs describe the blocking server here; ours is grpc.aio's.
         inner = cast("Callable[[_Request, CallContext], Awaitable[_Response]]", handler.unary_unary)
         deserialize = cast("Callable[[bytes], _Request]", handler.request_deserializer)
 
         async def call(raw: bytes, context: CallContext) -> _Response:
-            self._in_flight += 1
-            self._idle.clear()
+            told = self._recorder.begin(method[1:], handler_call_details.invocation_metadata)
+            self._enter()
             try:
                 self._check_not_draining()
                 set_caller(self._caller)
-                return await inner(_parsed(raw, deserialize), context)
+                told.tenant = self._caller.tenant_id
+                told.request = request = _parsed(raw, deserialize)
+                return told.answered(await inner(request, context))
             except DrawdownError as error:
-                failure = error
+                failure = told.failed(error)
             except NotImplementedError:
-                failure = DrawdownError(ErrorReason.NOT_IMPLEMENTED, f"{method} is not implemented")
+                failure = told.failed(DrawdownError(ErrorReason.NOT_IMPLEMENTED, f"{method} is not implemented"))
             except Exception:
                 log.exception("rpc.failed", method=method)
-                failure = DrawdownError(ErrorReason.INTERNAL, "internal error")
+                failure = told.failed(DrawdownError(ErrorReason.INTERNAL, "internal error"))
             finally:
-                self._in_flight -= 1
-                if self._in_flight == 0:
-                    self._idle.set()
+                self._leave()
+                told.end()
             await context.abort_with_status(rpc_status.to_status(status_of(failure)))
             raise AssertionError("abort_with_status always raises")
 

@@ -443,3 +443,6 @@ ORDER BY partition, epoch, stream_id LIMIT $4
 SELECT partition, epoch, stream_id, tenant_id, wallet_id, wallet_sequence, raw, error
 FROM dead_letters WHERE tenant_id = $1 AND wallet_id = $2
 ORDER BY partition, epoch, stream_id LIMIT $3
+
+-- dead_letters_count --
+SELECT count(*) FROM dead_letters
