@@ -1,76 +1,115 @@
-"""The script ran and its reply was lost: the same call again has the same effect as one call."""
+"""A reply or a request was lost on the way to Valkey: the same call again has the same effect as one call."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
-from drawdown.v1 import authorization_service_pb2 as pb
-from drawdown.v1 import balance_service_pb2 as balance_pb
+from drawdown_server.holds import connection
+from faults.mutations import MUTATIONS, anonymous, patiently, prepared, story
 from faults.tcp_proxy import TcpProxy
-from integration.server import authorize_request, commit_request, grant_request, run_server
+from integration.server import authorize_request, grant_request, run_server
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from collections.abc import AsyncIterator
 
     from drawdown_server.config import Config
     from drawdown_server.dev.valkey import ValkeyProcess
-    from faults.tcp_proxy import Loss
+    from faults.tcp_proxy import Loss, Way
+    from integration.server import Server
 
 VALKEY_TIMEOUT_MS = 300
+PAUSE_MAX_S = 0.05
+"""Between attempts to connect: so many breaks in a row look like a store that is down."""
+BY_SCRIPT = [name for name, mutation in MUTATIONS.items() if mutation.verb]
 
 
-@pytest.mark.parametrize("loss", ["cut", "silence"])
-@pytest.mark.parametrize("verb", ["authorize", "commit", "release"])
-async def test_a_lost_reply_and_a_retry_have_one_effect(
-    config: Config, valkey_server: ValkeyProcess, verb: str, loss: Loss
-) -> None:
-    async with TcpProxy(valkey_server.port) as proxy:
+@asynccontextmanager
+async def lossy_server(config: Config, valkey: ValkeyProcess) -> AsyncIterator[tuple[Server, TcpProxy]]:
+    """A server whose line to Valkey is a proxy."""
+    async with TcpProxy(valkey.port) as proxy:
         lossy = config.model_copy(update={"valkey_url": proxy.url, "valkey_timeout_ms": VALKEY_TIMEOUT_MS})
         async with run_server(lossy) as server:
-            wallet = await server.wallet(USD=100)
-            requests: dict[str, Message] = {
-                "authorize": authorize_request(wallet, "h", USD=10),
-                "commit": commit_request(wallet, "h", USD=7),
-                "release": pb.ReleaseRequest(wallet_id=wallet, hold_id="h"),
-            }
-            if verb != "authorize":
-                await server.call(requests["authorize"])
-            proxy.lose(f"{verb}_".encode(), loss)
-            failure = await server.failure(requests[verb])
-            assert proxy.lost.is_set()
-            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
-            assert (failure.metadata, failure.retry_ms) == ({"store": "valkey"}, 50)
+            yield server, proxy
 
-            again = await server.call(requests[verb])
-            assert again.replayed, "the first one had run"
-            reply = await server.call(balance_pb.GetBalanceRequest(wallet_id=wallet))
-            usd = reply.balances[0]
-            settled, held, sequence = {"authorize": (100, 10, 1), "commit": (93, 0, 2), "release": (100, 0, 1)}[verb]
-            assert (usd.settled_units, usd.held_units, reply.wallet_sequence) == (settled, held, sequence)
-            if verb == "commit":
-                assert [entry.units for entry in await server.debits(wallet, at_least=1)] == [7]
-            await server.assert_conserved(wallet)
+
+@pytest.mark.parametrize(("way", "loss"), [("replies", "cut"), ("replies", "silence"), ("requests", "silence")])
+async def test_every_verb_and_its_retry_have_one_effect(
+    config: Config, valkey_server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch, way: Way, loss: Loss
+) -> None:
+    """Each is lost once, then sent again; afterwards its wallet has the story of a twin that lost nothing."""
+    monkeypatch.setattr(connection, "RECONNECT_PAUSE_MAX_S", PAUSE_MAX_S)
+    async with lossy_server(config, valkey_server) as (server, proxy):
+        twins: dict[str, tuple[str, str]] = {}
+        for name in BY_SCRIPT:
+            mutation = MUTATIONS[name]
+            wallet, twin = await prepared(server, mutation), await prepared(server, mutation)
+            twins[name] = (wallet, twin)
+            proxy.lose(mutation.verb, loss, way)
+            failure = await server.failure(mutation.request(wallet))
+            assert proxy.lost.is_set(), name
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"), name
+            assert (failure.metadata, failure.retry_ms) == ({"store": "valkey"}, 50), name
+
+            again = await patiently(server, mutation.request(wallet))
+            once = await server.call(mutation.request(twin))
+            # A change is in Postgres before the script runs, so its repeat is one in any case. A Release that finds
+            # no hold asks the ledger before it buries: what was lost is its first script, which writes nothing.
+            ran_before = mutation.verb == b"apply_" or (way == "replies" and name != "Release.unknown")
+            if hasattr(again, "replayed"):
+                assert again.replayed == ran_before, f"{name}: whether the first one had run"
+                again.replayed = once.replayed
+            assert anonymous(again, wallet) == anonymous(once, twin), name
+        for name, (wallet, twin) in twins.items():
+            await server.assert_conserved(wallet, twin)
+            assert await story(server, wallet) == await story(server, twin), name
 
 
 @pytest.mark.parametrize("loss", ["cut", "silence"])
 async def test_a_grant_whose_reply_was_lost_is_one_grant(
     config: Config, valkey_server: ValkeyProcess, loss: Loss
 ) -> None:
-    async with TcpProxy(valkey_server.port) as proxy:
-        lossy = config.model_copy(update={"valkey_url": proxy.url, "valkey_timeout_ms": VALKEY_TIMEOUT_MS})
-        async with run_server(lossy) as server:
-            wallet = await server.wallet(USD=100)
-            proxy.lose(b"apply_", loss)
-            failure = await server.failure(grant_request(wallet, "more", "USD", 5))
-            assert failure.code is grpc.StatusCode.UNAVAILABLE
-            reply = await server.grant(wallet, "more", "USD", 5)
-            assert (reply.replayed, reply.balance.available_units) == (True, 105)
-            await server.assert_conserved(wallet)
+    async with lossy_server(config, valkey_server) as (server, proxy):
+        wallet = await server.wallet(USD=100)
+        proxy.lose(b"apply_", loss)
+        failure = await server.failure(grant_request(wallet, "more", "USD", 5))
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
+        reply = await server.grant(wallet, "more", "USD", 5)
+        assert (reply.replayed, reply.balance.available_units) == (True, 105)
+        await server.assert_conserved(wallet)
+
+
+async def test_a_server_is_gone_between_the_script_and_the_reply_of_many_calls(
+    config: Config, valkey_server: ValkeyProcess
+) -> None:
+    """The line is cut under a hundred calls whose scripts have run; another server gets all of them again."""
+    async with lossy_server(config, valkey_server) as (server, proxy), run_server(config) as other:
+        wallet = await server.wallet(USD=1_000)
+        requests = [authorize_request(wallet, f"h{number}", USD=10) for number in range(100)]
+        proxy.stall("replies")
+        calls = asyncio.gather(*(server.call(request) for request in requests), return_exceptions=True)
+        while await holds_of(other, wallet) < len(requests):
+            pass
+        proxy.cut()
+        proxy.resume()
+        errors = await calls
+        assert {type(error) for error in errors} == {grpc.aio.AioRpcError}
+        again = await asyncio.gather(*(other.call(request) for request in requests))
+        assert all(reply.replayed for reply in again)
+        assert (await other.balance(wallet)).held_units == 1_000
+        await other.assert_conserved(wallet)
+
+
+async def holds_of(server: Server, wallet: str) -> int:
+    """How many open holds Valkey has, asked past every server."""
+    reading = await server.audit.read_live(server.config.tenant, wallet)
+    return 0 if reading is None else reading.open_holds
 
 
 async def test_a_caller_that_gives_up_and_comes_back_finds_its_hold(
