@@ -269,6 +269,7 @@ def virtual_library(sources: dict[str, str] | None = None) -> Library:
     sources = dict(sources or read_sources())
     for part, head, body in (
         ("store.lua", "local function now_ms()", f"  return tonumber(redis.call('GET', '{CLOCK}'))"),
+        ("store.lua", "local function appended_ms(event_id)", "  return event_id and now_ms()"),
         ("sweep.lua", "local function recorded_until(wallet)", "  return function() return wallet ~= nil end"),
     ):
         start = sources[part].index(head)

@@ -404,7 +404,7 @@ class Player:
         ]
         return LoadRequest(
             **IDS,
-            ticket_ms=self.world.now_ms - self.pick((*[0] * 18, 30_000, 30_001)),
+            ticket_ms=self.world.now_ms - self.pick((*[0] * 18, 30_000, 30_001, -1)),
             state=WalletState.ACTIVE if self.chance(95) else WalletState.FROZEN,
             sequence=self.pick((0, 9)),
             change_number=numbers,

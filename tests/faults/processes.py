@@ -32,11 +32,20 @@ def environment(config: Config) -> dict[str, str]:
 
 
 class Program:
-    """One run after the other of the same command with the same settings."""
+    """One run after the other of the same command with the same settings.
 
-    def __init__(self, command: Command, config: Config, directory: Path) -> None:
+    Args:
+        command: ``serve`` or ``flush``.
+        config: The settings.
+        directory: For its log.
+        variables: Of its environment, beside the settings.
+    """
+
+    def __init__(
+        self, command: Command, config: Config, directory: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
         self._command = command
-        self._config = config
+        self._environment = environment(config) | dict(variables or {})
         self._log = directory / f"{command}-{uuid4().hex[:6]}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -53,7 +62,7 @@ class Program:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "drawdown_server", self._command],
-                env=environment(self._config),
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -103,9 +112,11 @@ class Program:
 
 
 @asynccontextmanager
-async def program(command: Command, config: Config, directory: Path) -> AsyncIterator[Program]:
+async def program(
+    command: Command, config: Config, directory: Path, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Program]:
     """A started program, killed at the end if it still runs."""
-    running = Program(command, config, directory)
+    running = Program(command, config, directory, variables)
     try:
         await running.start()
         yield running

@@ -188,6 +188,7 @@ MUTANTS: Final = (
         "request.ticket_ms > TICKET_MAX_MS",
         "request.ticket_ms > TICKET_MAX_MS + 1",
     ),
+    Mutant("a ticket from the future is good", "load.lua", "now < request.ticket_ms or ", ""),
     # --- eviction
     Mutant("a wallet is evicted with its holds", "evict.lua", "redis.call('EXISTS', keys[HOLDS]) == 1", "false"),
     Mutant(
@@ -311,8 +312,8 @@ MUTANTS: Final = (
     Mutant(
         "tombstones are forgotten too late",
         "holds.lua",
-        "local forget_ms = wallet.now + tombstone_ms",
-        "local forget_ms = wallet.now + tombstone_ms + 1",
+        "wallet.forget[hold.hold_id] = tombstone_ms",
+        "wallet.forget[hold.hold_id] = tombstone_ms + 1",
     ),
     Mutant(
         "the event of a settle has no subjects",

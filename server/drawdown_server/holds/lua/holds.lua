@@ -103,10 +103,9 @@ end
 
 -- Keeps a hold in a final state, and remembers it for `tombstone_ms` from now, so that repeats get the same answer.
 local function keep_settled(wallet, hold, tombstone_ms)
-  local forget_ms = wallet.now + tombstone_ms
   keep_hold(wallet, hold)
-  queue(wallet, 'ZADD', wallet.keys[SETTLED], forget_ms, hold.hold_id)
-  due_by(wallet, forget_ms)
+  wallet.forget[hold.hold_id] = tombstone_ms
+  due_by(wallet, wallet.now + tombstone_ms)
 end
 
 -- Moves a hold to a final state.

@@ -8,7 +8,8 @@
 -- Checks, the first that fails decides: epoch; already here (what is live is never overwritten); ticket.
 
 -- A wallet stays in Redis for longer than a ticket lives, so a slow reader of Postgres can never put back a
--- state from before the wallet was here.
+-- state from before the wallet was here. A ticket from the future is of a clock that was set back since: nobody knows
+-- how old it is.
 local TICKET_MAX_MS = 30000
 
 local function load_asset(wallet, row)
@@ -44,7 +45,7 @@ local function load(keys, args)
     return answer({ status = 'OK', loaded = false })
   end
   local now = now_ms()
-  if now - request.ticket_ms > TICKET_MAX_MS then
+  if now < request.ticket_ms or now - request.ticket_ms > TICKET_MAX_MS then
     return answer({ status = 'TICKET_EXPIRED' })
   end
   local wallet = new_wallet(keys, request, now)

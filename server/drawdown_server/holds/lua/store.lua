@@ -20,6 +20,11 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- When an event was appended, by the outbox: its ids never go back, the clock may be set back.
+local function appended_ms(event_id)
+  return tonumber(event_id:match('^%d+'))
+end
+
 -- Guards against our own bugs: raised before any write, so it costs an error and no money.
 local function checked(units)
   if units ~= math.floor(units) or units > UNITS_MAX or units < -UNITS_MAX then
@@ -73,13 +78,13 @@ local function answer(reply)
   return cmsgpack.pack(reply)
 end
 
--- Wallet hash: `head` = {state, sequence, change number, due, loaded, has caps}, `caps` = the caps if there are any,
--- and one packed field per asset code.
+-- Wallet hash: `head` = {state, sequence, change number, due, loaded, has caps, when its last event was appended},
+-- `caps` = the caps if there are any, and one packed field per asset code.
 
 local function new_wallet(keys, request, now)
   return {
     keys = keys, now = now, tenant_id = request.tenant_id, wallet_id = request.wallet_id,
-    assets = {}, writes = {}, lines = {}, cap_usage = {}, counters = {}, counted = {},
+    assets = {}, writes = {}, lines = {}, cap_usage = {}, counters = {}, counted = {}, forget = {}, appended_ms = 0,
   }
 end
 
@@ -95,6 +100,7 @@ local function open_wallet(keys, request)
   wallet.due_ms = head[4] -- when the sweep looks at this wallet next; never later than something is due
   wallet.loaded_ms = head[5]
   wallet.has_caps = head[6]
+  wallet.appended_ms = head[7] or 0 -- heads of an earlier version have none
   return wallet
 end
 
@@ -164,17 +170,27 @@ local function save(wallet)
   if #wallet.lines > 0 then
     error('lines without an event')
   end
-  local fields = { 'head', cmsgpack.pack({
-    wallet.state, wallet.sequence, wallet.change_number, wallet.due_ms, wallet.loaded_ms, wallet.has_caps,
-  }) }
+  local fields = {}
   for code, asset in pairs(wallet.assets) do
     if asset and asset.changed then
       fields[#fields + 1] = code
       fields[#fields + 1] = pack_asset(asset)
     end
   end
-  redis.call('HSET', wallet.keys[WALLET], unpack(fields))
+  -- From here on nothing can fail.
   for _, write in ipairs(wallet.writes) do
-    redis.call(unpack(write))
+    local reply = redis.call(unpack(write))
+    if write[1] == 'XADD' then
+      wallet.appended_ms = appended_ms(reply)
+    end
+  end
+  redis.call('HSET', wallet.keys[WALLET], 'head', cmsgpack.pack({
+    wallet.state, wallet.sequence, wallet.change_number, wallet.due_ms, wallet.loaded_ms, wallet.has_caps,
+    wallet.appended_ms,
+  }), unpack(fields))
+  -- From the last event on if that is later than the clock says: the sweep compares this time with the outbox's ids.
+  for hold_id, tombstone_ms in pairs(wallet.forget) do
+    local from_ms = math.max(wallet.now, wallet.appended_ms)
+    redis.call('ZADD', wallet.keys[SETTLED], from_ms + tombstone_ms, hold_id)
   end
 end

@@ -30,11 +30,11 @@ def load(
     The changes that Postgres has recorded since are applied in the same step: nobody may see a wallet that is already
     frozen there as active. Time has its effect when an asset is first used, not here.
 
-    Order of checks: already here; ticket not too old.
+    Order of checks: already here; ticket not too old, and not of a clock that was set back since.
     """
     if wallet is not None:
         return wallet, LoadReply(status="OK", loaded=False)
-    if now_ms - request.ticket_ms > TICKET_MAX_MS:
+    if not 0 <= now_ms - request.ticket_ms <= TICKET_MAX_MS:
         return None, LoadReply(status="TICKET_EXPIRED")
     assets = {
         loaded.asset: Asset(
