@@ -40,6 +40,9 @@ _SERVICE_CONFIG: Final = {
     "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
     # Over all servers that the target's name resolves to; the default would send everything to the first.
     "loadBalancingConfig": [{"round_robin": {}}],
+    # A server that is about to end says so here while it still answers, and gets no more calls: retries alone would
+    # meet it again and again. A server without the health service counts as healthy.
+    "healthCheckConfig": {"serviceName": ""},
 }
 
 _MESSAGE_BYTES_MAX_RECEIVED: Final = 16 * 2**20
@@ -58,6 +61,10 @@ CHANNEL_OPTIONS: Final[Sequence[tuple[str, str | int]]] = (
     # Pings go out only while a call waits and nothing has come in.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # A server that was restarted is in use again at once, and one that was gone for long within seconds; gRPC's own
+    # waits are 1 s at first and 2 minutes in the end.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.primary_user_agent", "drawdown-python"),
 )
 

@@ -115,8 +115,8 @@ class Config(BaseSettings):
         float, Field(ge=0, le=600, description="how long calls in flight may take at shutdown")
     ] = 20
     drain_delay_s: Annotated[
-        float, Field(ge=0, le=120, description="wait after NOT_SERVING, so that load balancers notice")
-    ] = 0
+        float, Field(ge=0, le=120, description="wait after NOT_SERVING, so that clients and load balancers notice")
+    ] = 0.5
     admin_host: Annotated[str, Field(description="address of the admin port; it has no credentials")] = "127.0.0.1"
     admin_port: Annotated[
         Annotated[int, Field(ge=0, le=65535)] | None,

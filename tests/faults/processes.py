@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import uuid4
 
@@ -16,7 +17,6 @@ from integration.server import POLL_S, WAIT_S
 if TYPE_CHECKING:
     import signal
     from collections.abc import AsyncIterator, Mapping
-    from pathlib import Path
 
     from drawdown_server.config import Config
 
@@ -122,3 +122,13 @@ async def program(
         yield running
     finally:
         running.close()
+
+
+def sockets_to(port: int) -> int:
+    """Connections of this process, and whoever else, to a port, that are established on our side."""
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")  # gRPC speaks IPv4 on sockets of IPv6
+        for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+    ]
+    return sum(line[2].endswith(f":{port:04X}") and line[3] == "01" for line in lines)

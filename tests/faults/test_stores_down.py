@@ -20,6 +20,7 @@ from drawdown_server.dev.postgres import PostgresProcess
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.ledger.migrations import migrate
 from faults.gateway import Gateway
+from faults.processes import sockets_to
 from integration.audit import open_audit
 from integration.server import Failure, authorize_request, commit_request, grant_request, run_server, settings, until
 
@@ -224,12 +225,6 @@ async def test_a_valkey_that_hangs_costs_no_file_descriptors(data_dir: Path, pos
                 assert sockets_to(valkey.port) <= before + 1  # one attempt may be under way
             finally:
                 signal_valkey(valkey, signal.SIGCONT)
-
-
-def sockets_to(port: int) -> int:
-    """Connections of this process, and whoever else, to a port, that are established on our side."""
-    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
-    return sum(line.split()[2].endswith(f":{port:04X}") and line.split()[3] == "01" for line in lines)
 
 
 def children(pid: int) -> list[int]:

@@ -270,6 +270,7 @@ def settings(valkey_url: str, postgres_url: str, **others: object) -> Config:
         "sweep_interval_ms": 20,
         "lease_ttl_ms": 1_000,
         "drain_grace_s": 10.0,
+        "drain_delay_s": 0.0,
     }
     return Config.model_validate(
         {"valkey_url": valkey_url, "postgres_url": postgres_url, "grpc_port": 0} | quick | others
