@@ -118,14 +118,12 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
         await ledger.ensure_partitions(config.partitions)
         presence = Presence(client, ledger, process_name())
         opened.push_async_callback(presence.end)
-        await presence.claim_first()
-        epochs = await open_partitions(client, ledger, config.partitions)
         connection = await opened.enter_async_context(
             open_connection(
                 config.valkey_url, timeout_ms=config.valkey_timeout_ms, in_flight_max=config.valkey_in_flight_max
             )
         )
-        holds = HoldStore(connection, library, epochs, metrics)
+        holds = HoldStore(connection, library, [0] * config.partitions, metrics)
         holds.on_stale_epoch(lambda: open_partitions(client, ledger, config.partitions))
         holds.on_missing_library(lambda: load_library(client, library))
 
@@ -134,6 +132,9 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
             await holds.learn_epochs()
 
         connection.on_reconnect(verify)
+        # After the connection: a Valkey that is replaced from here on is noticed by it, and verified anew.
+        await presence.claim_first()
+        await holds.learn_epochs()
         async with running(presence.run(connection), name="presence"):
             yield Stores(client=client, holds=holds, ledger=ledger, presence=presence)
 

@@ -3,10 +3,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from drawdown_server.holds.keys import meta, outbox, partition_of
 from drawdown_server.ledger import streams
+from drawdown_server.ledger.posting import read_event
+from drawdown_server.ledger.recording import FencedError, Move
 from drawdown_server.ledger.recovery import LedgerBehindError, open_partitions
 from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from drawdown_server.dev.valkey import ValkeyProcess
+    from drawdown_server.ledger.rows import PartitionRow
     from drawdown_server.ledger.store import LedgerStore
 
 PARTITION = partition_of(TENANT, "w", PARTITIONS)
@@ -136,6 +140,33 @@ async def test_a_lost_meta_key_alone_loses_no_event(store: LedgerStore, redis: R
     assert await make_flusher(redis, store).run_once() == 1
 
 
+async def test_a_lost_meta_key_is_set_again_only_beside_the_recorded_event(redis: Redis, live: Live) -> None:
+    """Everything else may be gone as well by the time that it is set."""
+    key = outbox(PARTITION, live.epoch)
+    position = (await streams.read_infos(redis, [key]))[0].last_id
+    await redis.delete(meta(PARTITION))
+    assert await streams.raise_epoch(redis, PARTITION, 1, beside=(key, "1-1")) == 0
+    assert await streams.read_epochs(redis, [PARTITION]) == [0]
+    assert await streams.raise_epoch(redis, PARTITION, 1, beside=(key, position)) == 1
+
+
+async def test_what_a_flusher_read_before_a_server_verified_is_not_recorded(
+    store: LedgerStore, redis: Redis, live: Live
+) -> None:
+    """It may come from a Valkey that is gone, and the one that is verified may lack it."""
+    lease = (await store.lease_partitions("stopped", 60_000))[PARTITION]
+    await live.commit("w", USD=1)
+    ((stream_id, raw),) = await streams.range_after(redis, outbox(PARTITION, 1), lease.position, 10)
+    assert await open_partitions(redis, store, PARTITIONS) == FRESH
+    move = Move(PARTITION, 1, lease.lease_token, lease.position, stream_id)
+    with pytest.raises(FencedError):
+        await store.record([move], [read_event(PARTITION, 1, stream_id, raw)])
+    renewed = (await store.lease_partitions("stopped", 60_000))[PARTITION]
+    assert renewed.lease_token > lease.lease_token
+    again = msgspec.structs.replace(move, lease_token=renewed.lease_token)
+    assert await store.record([again], [read_event(PARTITION, 1, stream_id, raw)]) == []
+
+
 @pytest.mark.usefixtures("live")
 async def test_a_server_that_crashed_before_it_set_the_epoch_is_finished(store: LedgerStore, redis: Redis) -> None:
     assert await store.bump_epoch(PARTITION, 1) == 2
@@ -171,6 +202,26 @@ async def test_a_postgres_that_is_older_than_what_was_trimmed_is_refused(
     with pytest.raises(LedgerBehindError, match="Postgres was restored from a backup"):
         await open_partitions(redis, store, PARTITIONS)
     assert await epochs(redis) == FRESH
+
+
+async def test_a_position_that_moved_during_the_look_is_no_old_postgres(
+    store: LedgerStore, redis: Redis, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flusher records and trims and Valkey goes back in time, between our read of Postgres and that of Valkey."""
+    before = await store.read_partitions()
+    await live.commit("w", USD=1)
+    backup = await redis.dump(outbox(PARTITION, 1))
+    await live.commit("w", USD=1)
+    await make_flusher(redis, store).run_once()
+    await back_to(redis, outbox(PARTITION, 1), backup)
+    await redis.xtrim(outbox(PARTITION, 1), maxlen=0, approximate=False)
+    reads, read = [before], store.read_partitions
+
+    async def read_late() -> list[PartitionRow]:
+        return reads.pop() if reads else await read()
+
+    monkeypatch.setattr(store, "read_partitions", read_late)
+    assert await open_partitions(redis, store, PARTITIONS) == BUMPED
 
 
 @pytest.mark.usefixtures("live")

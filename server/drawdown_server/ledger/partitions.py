@@ -131,6 +131,11 @@ class PartitionStore(Database):
             rows = await connection.fetch(QUERIES["lease"], owner, ttl_ms / 1000)
         return [LeaseRow(row["partition"], row["epoch"], row["position"], row["lease_token"]) for row in rows]
 
+    async def fence_flushers(self) -> None:
+        """Outdate the token of every lease: what flushers have read so far they must read again."""
+        async with self._connection() as connection:
+            await connection.execute(QUERIES["flushers_fence"])
+
     async def release_leases(self, owner: str) -> None:
         """Give this owner's leases back, so that another flusher goes on at once."""
         async with self._connection() as connection:

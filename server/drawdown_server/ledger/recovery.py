@@ -17,7 +17,9 @@ learns it. Its keys have new names, so the old state cannot be reached any more,
 Postgres. Events of the old outbox that were not recorded cannot be trusted (their wallets' history broke off), but
 they were acknowledged: they go to dead_letters for a person to look at.
 
-Postgres is read before Valkey: whoever finds an epoch opened in Postgres then finds its meta key in Valkey.
+Postgres is read before Valkey: whoever finds an epoch opened in Postgres then finds its meta key in Valkey. And before
+that, the flushers are fenced: what one of them has read from a Valkey that is gone must not be recorded when the next
+one, which may lack it, is already served. ``tests/simulation/protocol`` walks through all orders of these steps.
 """
 
 from __future__ import annotations
@@ -167,6 +169,7 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
         LedgerBehindError: Postgres is older than what it once confirmed; serving would lose money.
         StoreUnavailableError: A store did not answer.
     """
+    await store.fence_flushers()
     epochs = [0] * partitions
     left = set(range(partitions))
     suspects: set[int] = set()
@@ -230,13 +233,18 @@ async def _open(
         return None
     same = same_history(row, finding)
     if same is None:
-        same = await _check_later_trim(store, row, finding.outbox)
+        if not await _check_later_trim(store, row, finding.outbox):
+            return None
+        same = True
     if same and finding.epoch == row.epoch:
         return row.epoch
     if same and (not row.opened or row.position != POSITION_START):
-        if row.opened or row.epoch > 1:
-            _log.warning("epoch_set_again", partition=row.partition, epoch=row.epoch, found=finding.epoch)
-        return await streams.raise_epoch(redis, row.partition, row.epoch)
+        # An epoch that was served is set again only beside its last recorded event: all of it may be gone by now.
+        beside = (keys.outbox(row.partition, row.epoch), row.position) if row.opened else None
+        if epoch := await streams.raise_epoch(redis, row.partition, row.epoch, beside=beside):
+            if row.opened or row.epoch > 1:
+                _log.warning("epoch_set_again", partition=row.partition, epoch=row.epoch, found=finding.epoch)
+            return epoch
     if row.partition not in suspects:
         suspects.add(row.partition)  # a rebuild drops every open hold: look twice before it
         return None
@@ -254,18 +262,19 @@ async def _check_newer_epoch(store: LedgerStore, row: PartitionRow, found: int) 
 
 
 async def _check_later_trim(store: LedgerStore, row: PartitionRow, outbox: StreamInfo) -> bool:
-    """Events were trimmed past the position that we read: a flusher went on since, or Postgres is old."""
+    """Events were trimmed past the position that we read: a flusher went on since, or Postgres is old.
+
+    Returns:
+        Whether what was looked at continues what Postgres has recorded since; if not, look again.
+    """
     now = await store.read_partition(row.partition)
-    if (
-        now is None
-        or not outbox.first_id
-        or (now.epoch == row.epoch and streams.id_key(now.position) < streams.id_key(outbox.first_id))
-    ):
+    if now is None or (now.epoch, now.position) == (row.epoch, row.position):
         raise LedgerBehindError(
             f"partition {row.partition}: Postgres has recorded up to {row.position} of epoch {row.epoch}, but Valkey "
             f"has already dropped later events as recorded. {_POSTGRES_IS_OLD}"
         )
-    return True
+    first_id = streams.id_key(outbox.first_id) if outbox.first_id else None
+    return first_id is not None and now.epoch == row.epoch and first_id <= streams.id_key(now.position)
 
 
 async def _begin_epoch(store: LedgerStore, row: PartitionRow, finding: Finding) -> None:

@@ -153,16 +153,28 @@ async def has_entries(redis: Redis, ids: Sequence[tuple[str, str]]) -> list[bool
     return [bool(found) for found in await _replies(pipeline)]
 
 
-async def raise_epoch(redis: Redis, partition: int, epoch: int) -> int:
-    """Set the epoch in the partition's meta key, unless it is higher there. Returns what is there afterwards."""
+async def raise_epoch(redis: Redis, partition: int, epoch: int, *, beside: tuple[str, str] | None = None) -> int:
+    """Set the epoch in the partition's meta key, unless it is higher there.
+
+    Args:
+        redis: A client.
+        partition: Which one.
+        epoch: The epoch.
+        beside: Set it only where this (stream key, id) is, looked at in the same step as it is set.
+
+    Returns:
+        What is there afterwards; 0 = nothing, because ``beside`` is not there.
+    """
     key = keys.meta(partition)
     try:
         while True:
             async with redis.pipeline(transaction=True) as pipeline:
-                await pipeline.watch(key)
+                await pipeline.watch(key, *([] if beside is None else [beside[0]]))
                 current = int(await pipeline.hget(key, "epoch") or 0)
                 if current >= epoch:
                     return current
+                if beside is not None and not await pipeline.xrange(beside[0], beside[1], beside[1], 1):
+                    return 0
                 pipeline.multi()  # type: ignore[no-untyped-call]
                 pipeline.hset(key, "epoch", str(epoch))
                 try:

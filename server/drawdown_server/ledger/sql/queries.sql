@@ -317,6 +317,10 @@ SET lease_token = CASE WHEN lease_owner = $1 THEN lease_token ELSE lease_token +
 WHERE lease_owner = $1 OR lease_owner = '' OR lease_expire_time < now()
 RETURNING partition, epoch, position, lease_token
 
+-- flushers_fence --
+-- Owners stay, and get their new tokens with the next renewal.
+UPDATE partitions SET lease_token = lease_token + 1 WHERE lease_owner <> ''
+
 -- lease_release --
 UPDATE partitions SET lease_owner = '', lease_expire_time = now() WHERE lease_owner = $1
 
