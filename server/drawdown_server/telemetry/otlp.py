@@ -161,6 +161,8 @@ class _MetricSender:
         self._send()
 
     def _send(self) -> None:
+        if self._loop.is_closed():  # the process has ended without waiting for us
+            return
         try:
             readings = asyncio.run_coroutine_threadsafe(self._read(), self._loop).result(READ_TIMEOUT_S)
             self._exporter.export(metrics_data(readings, self._resource, self._begin_ns, time.time_ns()))
