@@ -48,6 +48,10 @@ soak: $(INSTALLED) ## the minutes-long tests: a million steps of model and scrip
 mutation: $(INSTALLED) ## break the rules in the Lua one at a time; every mutant must be caught (ARGS="word of a name")
 	PYTHONPATH=tests $(BIN)/python -m mutation.run $(ARGS)
 
+.PHONY: bench
+bench: $(INSTALLED) ## what things cost, on this machine; tests/bench/README.md reads the tables (BENCH=script_cost ARGS="...")
+	@for bench in tests/bench/$(or $(BENCH),*).py; do echo "== $$bench"; $(BIN)/python "$$bench" $(ARGS); done
+
 .PHONY: lint
 lint: $(INSTALLED) $(PROTOS_INSTALLED) ## format, style, types, import layers, protos, generated code fresh
 	$(BIN)/ruff check .

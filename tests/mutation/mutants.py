@@ -21,7 +21,7 @@ MUTANTS: Final = (
     Mutant(
         "a hold id is free again",
         "authorize.lua",
-        "  local known = find_hold(keys, request.hold_id)\n",
+        "  local known = find_hold(wallet, request.hold_id)\n",
         "  local known = nil\n",
     ),
     Mutant(
@@ -37,16 +37,11 @@ MUTANTS: Final = (
         "  if wallet.state ~= 'ACTIVE' then\n",
         "  if wallet.state == 'CLOSED' then\n",
     ),
-    Mutant(
-        "a frozen wallet is charged",
-        "charge.lua",
-        "  if wallet.state ~= 'ACTIVE' then\n",
-        "  if wallet.state == 'CLOSED' then\n",
-    ),
     Mutant("the backlog limit is off by one", "store.lua", "keys[OUTBOX]) > limit", "keys[OUTBOX]) > limit + 1"),
     Mutant("no backlog limit is a limit", "store.lua", "return limit > 0 and", "return"),
-    Mutant("authorize ignores the backlog", "authorize.lua", "if backlog_is_full(keys, request) then", "if false then"),
-    Mutant("charge ignores the backlog", "charge.lua", "if backlog_is_full(keys, request) then", "if false then"),
+    Mutant(
+        "authorize ignores the backlog", "authorize.lua", "if backlog_is_full(wallet, request) then", "if false then"
+    ),
     Mutant(
         "the open-hold limit is off by one", "authorize.lua", ">= request.open_holds_max", "> request.open_holds_max"
     ),
@@ -54,6 +49,7 @@ MUTANTS: Final = (
     Mutant("due holds are not freed by authorize", "authorize.lua", "expire_due(wallet, request.tombstone_ms)", "0"),
     Mutant("due holds are not freed by charge", "charge.lua", "  expire_due(wallet, request.tombstone_ms)\n", ""),
     Mutant("funds are off by one", "authorize.lua", "if units > available then", "if units > available + 1 then"),
+    Mutant("a charge is made twice", "charge.lua", "early_answer(wallet, request, request.amounts) or ", ""),
     Mutant("a charge is not checked for funds", "charge.lua", "amount.overage_policy == 'REJECT' and", "false and"),
     Mutant("the last way to pay says why not", "authorize.lua", "denial = denial or refused", "denial = refused"),
     Mutant("alternatives are not tried", "authorize.lua", "index = i - 1", "index = 0"),
@@ -169,6 +165,27 @@ MUTANTS: Final = (
         "      insert_sorted(grants, grant, before)\n",
         "      table.insert(grants, place, grant)\n",
     ),
+    # --- the rest of a stack
+    Mutant("the rest is no money", "grants.lua", "asset.rest_units - asset.debt", "-asset.debt"),
+    Mutant("time stands still in the rest", "grants.lua", "  read_rest(wallet, code, asset)\n  repeat", "  repeat"),
+    Mutant("an expiry in the rest is not planned", "store.lua", "grant[FREE] > 0 and grant[EXPIRE] or 0)", "0)"),
+    Mutant(
+        "a start in the rest is not planned",
+        "store.lua",
+        "sooner(asset.rest_ms, asset.scheduled[1][EFFECTIVE])",
+        "asset.rest_ms",
+    ),
+    Mutant(
+        "the rest is not reached", "grants.lua", "while units > 0 and asset.free > 0 do", "while asset.grants[place] do"
+    ),
+    Mutant(
+        "units of the rest that are spent come back",
+        "store.lua",
+        "    fields[#fields + 1] = code .. REST\n    fields[#fields + 1] = cmsgpack.pack(rest)\n",
+        "    if not asset.has_rest then\n"
+        "      table.insert(fields, code .. REST) table.insert(fields, cmsgpack.pack(rest))\n"
+        "    end\n",
+    ),
     # --- changes
     Mutant(
         "a change is applied twice",
@@ -179,7 +196,6 @@ MUTANTS: Final = (
     Mutant(
         "a gap in the changes is skipped", "apply.lua", "if number > wallet.change_number + 1 then", "if false then"
     ),
-    Mutant("a cap is set twice", "apply.lua", "  APPLY.CAP_REMOVAL(wallet, change)\n", "  caps_of(wallet)\n"),
     Mutant("changes are lost by a load", "load.lua", "    apply_change(wallet, change)\n", ""),
     Mutant("a live wallet is overwritten", "load.lua", "redis.call('EXISTS', keys[WALLET]) == 1", "false"),
     Mutant(
@@ -303,10 +319,7 @@ MUTANTS: Final = (
     ),
     Mutant("a committed hold is released", "release.lua", "if hold.state == 'COMMITTED' then", "if false then"),
     Mutant(
-        "an unknown hold leaves no tombstone",
-        "release.lua",
-        "    hold = tombstone(wallet, request)\n",
-        "    return answer({ status = 'HOLD_UNKNOWN' })\n",
+        "an unknown hold leaves no tombstone", "release.lua", "(request.bury and tombstone(wallet, request))", "nil"
     ),
     Mutant("COMMIT_FULL releases", "holds.lua", "if hold.expiry_action == 'COMMIT_FULL' then", "if false then"),
     Mutant(
@@ -353,7 +366,6 @@ MUTANTS: Final = (
         "amount.held + amount.debited - amount.refunded - units, 0 }",
         "0, 0 }",
     ),
-    Mutant("a raise is a request of its own", "caps.lua", "met.used = amount.reserved or 0", "met.used = 0"),
     # --- refund
     Mutant("a refund is made twice", "refund.lua", "if digest == request.digest then", "if false then"),
     Mutant("a refund id is free again", "refund.lua", "  elseif digest then\n", "  elseif false then\n"),
@@ -388,35 +400,48 @@ MUTANTS: Final = (
     Mutant("the ledger's hold is unknown", "refund.lua", "(request.recorded and recall(request))", "nil"),
     Mutant("a recalled hold id is free again", "refund.lua", "fingerprint = '-'", "fingerprint = ''"),
     # --- caps
+    Mutant("a raise is a request of its own", "caps.lua", "used = amount.reserved or 0", "used = 0"),
     Mutant(
         "caps are off by one",
         "caps.lua",
-        "met.used + amount.units > met.cap.limit",
-        "met.used + amount.units > met.cap.limit + 1",
+        "used + amount.units > one.cap[LIMIT]",
+        "used + amount.units > one.cap[LIMIT] + 1",
     ),
-    Mutant("OBSERVE denies", "caps.lua", "          if met.cap.mode == 'ENFORCE' then\n", "          if true then\n"),
-    Mutant(
-        "ENFORCE observes", "caps.lua", "          if met.cap.mode == 'ENFORCE' then\n", "          if false then\n"
-    ),
-    Mutant("the shortest prefix wins", "caps.lua", "score > current.score", "score < current.score"),
+    Mutant("OBSERVE denies", "caps.lua", "      if one.cap[MODE] == 'ENFORCE' then\n", "      if true then\n"),
+    Mutant("ENFORCE observes", "caps.lua", "      if one.cap[MODE] == 'ENFORCE' then\n", "      if false then\n"),
+    Mutant("the shortest prefix wins", "caps.lua", "return #a > #b", "return #a < #b"),
+    Mutant("a default overrides the subject's own cap", "caps.lua", "= by_window[cap[WINDOW]] or cap\n", "= cap\n"),
     Mutant(
         "a prefix cap covers the whole wallet",
         "caps.lua",
-        "if subject ~= '' and cap_subject:sub(-1) == '*' then",
-        "if cap_subject:sub(-1) == '*' then",
+        "  if subject ~= '' then\n    for _, default",
+        "  if true then\n    for _, default",
     ),
     Mutant(
         "subjects of a prefix share one counter",
         "caps.lua",
-        "table.concat({ subject, code,",
-        "table.concat({ cap.subject, code,",
+        "counter = counter_name(wallet, subject,",
+        "counter = counter_name(wallet, by_window[window][SUBJECT],",
+    ),
+    Mutant("the whole wallet is asked last", "caps.lua", "for i = 0, #subjects do", "for i = 1, #subjects + 1 do"),
+    Mutant("headroom of this script is not seen", "caps.lua", " + (wallet.counted[counter] or 0),", ","),
+    Mutant(
+        "counters forget what was counted before",
+        "store.lua",
+        "string.format('%d', before + change)",
+        "string.format('%d', change)",
     ),
     Mutant(
-        "the whole wallet is asked last",
-        "caps.lua",
-        "  local all = { '' }\n  for _, subject in ipairs(subjects) do\n    all[#all + 1] = subject\n  end\n",
-        "  local all = {}\n  for _, subject in ipairs(subjects) do\n    all[#all + 1] = subject\n  end\n"
-        "  all[#all + 1] = ''\n",
+        "counters are not exact beyond 2^53",
+        "store.lua",
+        "if math.max(before, before + change) > UNITS_MAX then",
+        "if false then",
+    ),
+    Mutant(
+        "a cap is set twice",
+        "apply.lua",
+        "local caps = caps_without(wallet, change.cap)",
+        "local caps = list_caps(wallet)",
     ),
     Mutant(
         "wide windows are asked first",
@@ -439,7 +464,6 @@ MUTANTS: Final = (
     ),
     Mutant("a leap day is lost", "caps.lua", "math.floor(doe / 1460)", "math.floor(doe / 1461)"),
     Mutant("a minute begins early", "caps.lua", "math.floor(now / MINUTE_MS)", "math.floor((now + 1) / MINUTE_MS)"),
-    Mutant("headroom of this script is not seen", "caps.lua", " + (wallet.counted[counter] or 0),", ","),
     Mutant(
         "commit of less keeps the headroom",
         "commit.lua",

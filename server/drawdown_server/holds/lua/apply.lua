@@ -22,6 +22,13 @@ local function asset_or_new(wallet, code)
   return touch_asset(wallet, code) or new_asset(wallet, code)
 end
 
+-- With all its grants.
+local function whole_asset(wallet, code)
+  local asset = asset_or_new(wallet, code)
+  read_rest(wallet, code, asset)
+  return asset
+end
+
 local function place_of(grants, grant_id)
   for i, grant in ipairs(grants) do
     if grant[ID] == grant_id then
@@ -33,7 +40,7 @@ end
 
 function APPLY.GRANT(wallet, change)
   local funds = change.grant
-  local asset = asset_or_new(wallet, funds.asset)
+  local asset = whole_asset(wallet, funds.asset)
   local grant = {
     funds.grant_id, checked_amount(funds.units), 0, funds.priority, funds.expire_ms, funds.source, funds.effective_ms,
     funds.create_ms, false,
@@ -48,7 +55,7 @@ function APPLY.GRANT(wallet, change)
 end
 
 function APPLY.VOID(wallet, change)
-  local code, asset = change.grant.asset, asset_or_new(wallet, change.grant.asset)
+  local code, asset = change.grant.asset, whole_asset(wallet, change.grant.asset)
   local scheduled = place_of(asset.scheduled, change.grant.grant_id)
   if scheduled then
     table.remove(asset.scheduled, scheduled)
@@ -64,7 +71,7 @@ function APPLY.VOID(wallet, change)
 end
 
 function APPLY.EXPIRY(wallet, change)
-  local code, asset = change.grant.asset, asset_or_new(wallet, change.grant.asset)
+  local code, asset = change.grant.asset, whole_asset(wallet, change.grant.asset)
   for grants, before in pairs({ [asset.grants] = burns_before, [asset.scheduled] = effective_before }) do
     local place = place_of(grants, change.grant.grant_id)
     if place then
@@ -86,23 +93,24 @@ function APPLY.OVERDRAFT(wallet, change)
   asset.changed = true
 end
 
-function APPLY.CAP_REMOVAL(wallet, change)
-  local kept, gone = {}, change.cap
-  for _, cap in ipairs(caps_of(wallet)) do
-    if cap.subject ~= gone.subject or cap.asset ~= gone.asset or cap.window ~= gone.window then
+local function caps_without(wallet, gone)
+  local kept = {}
+  for _, cap in ipairs(list_caps(wallet)) do
+    if cap[SUBJECT] ~= gone.subject or cap[ASSET] ~= gone.asset or cap[WINDOW] ~= gone.window then
       kept[#kept + 1] = cap
     end
   end
-  wallet.caps = kept
-  wallet.has_caps = #kept > 0
-  queue(wallet, 'HSET', wallet.keys[WALLET], 'caps', cmsgpack.pack(kept))
+  return kept
+end
+
+function APPLY.CAP_REMOVAL(wallet, change)
+  keep_caps(wallet, caps_without(wallet, change.cap))
 end
 
 function APPLY.CAP(wallet, change)
-  APPLY.CAP_REMOVAL(wallet, change)
-  wallet.caps[#wallet.caps + 1] = change.cap
-  wallet.has_caps = true
-  queue(wallet, 'HSET', wallet.keys[WALLET], 'caps', cmsgpack.pack(wallet.caps))
+  local caps = caps_without(wallet, change.cap)
+  caps[#caps + 1] = new_cap(change.cap)
+  keep_caps(wallet, caps)
 end
 
 local function apply_change(wallet, change)
@@ -114,23 +122,14 @@ local function apply_change(wallet, change)
   })
 end
 
-local function apply(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  if epoch_is_stale(keys, request) then
-    return answer({ status = 'STALE_EPOCH' })
-  end
-  local wallet = open_wallet(keys, request)
-  if not wallet then
-    return answer({ status = 'NOT_LOADED' })
-  end
+VERBS.apply = writes(function(wallet, request)
   local number = request.change.change_number
   if number <= wallet.change_number then
-    return answer({ status = 'OK', applied = false })
+    return { status = 'OK', applied = false }
   end
   if number > wallet.change_number + 1 then
-    return answer({ status = 'GAP', change_number = wallet.change_number })
+    return { status = 'GAP', change_number = wallet.change_number }
   end
   apply_change(wallet, request.change)
-  save(wallet)
-  return answer({ status = 'OK', applied = true })
-end
+  return { status = 'OK', applied = true }
+end)

@@ -4,15 +4,14 @@
 --        known}, ...}, ttl_ms, subjects, expiry_action, labels, open_holds_max, outbox_backlog_limit, tombstone_ms
 -- Reply  OK {hold, balances, replayed, observed} | DENIED {reason, asset, required, available, cap, balances}
 --        | ID_REUSED {fingerprint of the first call} | BACKLOG_FULL | NOT_LOADED | STALE_EPOCH
--- Checks, the first that fails decides: epoch; hold id known; wallet loaded; backlog of the outbox; wallet state; (due
+-- Checks, the first that fails decides: epoch; wallet loaded; hold id known; backlog of the outbox; wallet state; (due
 --        holds and grants of this wallet expire;) open-hold limit; then for each way to pay, in order: assets; funds;
 --        caps. The first way that passes is taken, else the refusal of the first way is the answer. All checks before
 --        the first write.
 -- OOM    refused by a full Redis: it must not take the memory that settling needs.
 
 -- The same id again. Only a release is an answer of its own: its hold can never be committed.
-local function replay(keys, request, hold)
-  local wallet = open_wallet(keys, request)
+local function replay(wallet, request, hold)
   if hold.fingerprint ~= '' and hold.fingerprint ~= request.fingerprint then
     return { status = 'ID_REUSED', fingerprint = hold.fingerprint }
   end
@@ -25,7 +24,7 @@ end
 local function balances_of(wallet, amounts)
   local balances = {}
   for i, amount in ipairs(amounts) do
-    balances[i] = balance_of(amount.asset, asset_of(wallet, amount.asset), false)
+    balances[i] = balance_of(wallet, amount.asset, false)
   end
   return balances
 end
@@ -47,7 +46,8 @@ local function units_to_hold(wallet, request, amount)
   return units, available
 end
 
--- What a way to pay would hold, {{asset, units, overage_policy}, ...}, or the first check that it fails.
+-- What a way to pay would hold, {wanted {{asset, units, overage_policy}, ...}, caps met, caps observed}, or the first
+-- check that it fails.
 local function try_way(wallet, request, way)
   local wanted = {}
   check_distinct(way)
@@ -66,11 +66,12 @@ local function try_way(wallet, request, way)
     end
     wanted[i] = { asset = amount.asset, units = units, overage_policy = amount.overage_policy }
   end
-  local cap, observed = check_caps(wallet, request.subjects, wanted)
+  local met = caps_met(wallet, request.subjects, wanted)
+  local cap, observed = check_caps(wallet, met, wanted)
   if cap then
     return nil, { reason = 'CAP_EXCEEDED', asset = cap.asset, cap = cap }
   end
-  return wanted, nil, observed
+  return { wanted = wanted, met = met, observed = observed }
 end
 
 local function new_hold(wallet, request, way)
@@ -82,20 +83,20 @@ local function new_hold(wallet, request, way)
   }
 end
 
-local function new_amount(wallet, request, amount)
+local function new_amount(amount, met)
   return {
     asset = amount.asset, authorized = amount.units, held = 0, debited = 0, uncollected = 0, refunded = 0,
     overage_policy = amount.overage_policy, pins = {}, debits = {},
-    counts = counts_of(wallet, request.subjects, amount.asset),
+    counts = counts_of(met, amount.asset),
   }
 end
 
-local function place_hold(wallet, request, wanted, way)
-  local hold = new_hold(wallet, request, way)
+local function place_hold(wallet, request, choice)
+  local hold = new_hold(wallet, request, choice.index)
   hold.expire_ms = wallet.now + request.ttl_ms
-  for i, want in ipairs(wanted) do
-    local amount = new_amount(wallet, request, want)
-    amount.pins = take(asset_of(wallet, want.asset), want.units, true)
+  for i, want in ipairs(choice.wanted) do
+    local amount = new_amount(want, choice.met)
+    amount.pins = take(wallet, want.asset, want.units, true)
     amount.held = want.units
     hold.amounts[i] = amount
   end
@@ -108,57 +109,54 @@ local function place_hold(wallet, request, wanted, way)
   return hold
 end
 
--- The first way that passes: {wanted, index, observed}, or the refusal of the first one.
+-- The first way that passes, with its index, or the refusal of the first one.
 local function choose_way(wallet, request)
   local denial
   for i, way in ipairs(request.ways) do
-    local wanted, refused, observed = try_way(wallet, request, way)
-    if wanted then
-      return { wanted = wanted, index = i - 1, observed = observed }
+    local choice, refused = try_way(wallet, request, way)
+    if choice then
+      choice.index = i - 1
+      return choice
     end
     denial = denial or refused
   end
   return nil, denial
 end
 
-local function authorize(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  if epoch_is_stale(keys, request) then
-    return answer({ status = 'STALE_EPOCH' })
-  end
-  local known = find_hold(keys, request.hold_id)
+-- The answer that needs no decision about money, for which nothing is saved: also the first checks of charge.
+local function early_answer(wallet, request, amounts)
+  local known = find_hold(wallet, request.hold_id)
   if known then
-    return answer(replay(keys, request, known))
+    return replay(wallet, request, known)
   end
-  local wallet = open_wallet(keys, request)
-  if not wallet then
-    return answer({ status = 'NOT_LOADED' })
-  end
-  if backlog_is_full(keys, request) then
-    return answer({ status = 'BACKLOG_FULL' })
+  if backlog_is_full(wallet, request) then
+    return { status = 'BACKLOG_FULL' }
   end
   if wallet.state ~= 'ACTIVE' then
-    return answer(denied(wallet, request.ways[1], { reason = 'WALLET_' .. wallet.state }))
+    return denied(wallet, amounts, { reason = 'WALLET_' .. wallet.state })
   end
+  return nil
+end
+
+local function decide(wallet, request)
   local expired = expire_due(wallet, request.tombstone_ms)
   local choice, denial
-  if redis.call('ZCARD', keys[OPEN]) - expired >= request.open_holds_max then
+  if redis.call('ZCARD', wallet.keys[OPEN]) - expired >= request.open_holds_max then
     touch_assets(wallet, request.ways[1])
     denial = { reason = 'TOO_MANY_HOLDS' }
   else
     choice, denial = choose_way(wallet, request)
   end
   if denial then
-    denial = denied(wallet, request.ways[1], denial)
-    if #wallet.writes > 0 then
-      save(wallet)
-    end
-    return answer(denial)
+    return denied(wallet, request.ways[1], denial)
   end
-  local hold = place_hold(wallet, request, choice.wanted, choice.index)
-  save(wallet)
-  return answer({
+  local hold = place_hold(wallet, request, choice)
+  return {
     status = 'OK', hold = hold_reply(hold), balances = balances_of(wallet, choice.wanted), replayed = false,
     observed = choice.observed,
-  })
+  }
 end
+
+VERBS.authorize = reads(function(wallet, request)
+  return early_answer(wallet, request, request.ways[1]) or saved(wallet, decide(wallet, request))
+end)

@@ -2,10 +2,14 @@
 --
 -- A cap is {subject, asset, window, limit, mode}: subject "" is the whole wallet, "key:sk_1" exactly that one,
 -- "key:*" every subject of that prefix which has no exact cap of the same asset and window (the longest prefix wins).
+-- They are stored as a request looks for them: by asset, {{[subject] = its caps}, subjects that end in "*"}, the
+-- longest of these first.
+--
 -- A counter is a field of one hash per wallet, "subject|asset|WINDOW|period" with the request's own subject: units
 -- held and debited in that period. A new period is a new field, so nothing has to be reset. A hold remembers its
 -- counters, so headroom goes back to the window it came from.
 
+local SUBJECT, ASSET, WINDOW, LIMIT, MODE = 1, 2, 3, 4, 5
 local WINDOWS = { 'PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME' }
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
 local WEEK_DAYS = 7
@@ -57,6 +61,7 @@ local function period_of(window, now)
   return 0, 0
 end
 
+-- The caps of a wallet, as they are stored.
 local function caps_of(wallet)
   if not wallet.caps then
     local packed = wallet.has_caps and redis.call('HGET', wallet.keys[WALLET], 'caps')
@@ -65,99 +70,164 @@ local function caps_of(wallet)
   return wallet.caps
 end
 
--- How specifically a cap names a subject: nil = not at all, longer prefixes more, the exact subject most.
-local function specificity(cap_subject, subject)
-  if cap_subject == subject then
-    return math.huge
-  end
-  if subject ~= '' and cap_subject:sub(-1) == '*' then
-    local prefix = cap_subject:sub(1, -2)
-    if subject:sub(1, #prefix) == prefix then
-      return #prefix
+local function window_rank(window)
+  for rank, name in ipairs(WINDOWS) do
+    if name == window then
+      return rank
     end
   end
-  return nil
 end
 
--- The caps that apply to a subject and an asset, by window.
-local function applicable(caps, subject, code)
-  local best, found = {}, {}
+local function cap_before(a, b)
+  if a[SUBJECT] ~= b[SUBJECT] then
+    return text_before(a[SUBJECT], b[SUBJECT])
+  elseif a[ASSET] ~= b[ASSET] then
+    return text_before(a[ASSET], b[ASSET])
+  end
+  return window_rank(a[WINDOW]) < window_rank(b[WINDOW])
+end
+
+-- As a request brings it.
+local function new_cap(cap)
+  return { cap.subject, cap.asset, cap.window, cap.limit, cap.mode }
+end
+
+-- All caps of a wallet, by subject, asset and window.
+local function list_caps(wallet)
+  local list = {}
+  for _, of_asset in pairs(caps_of(wallet)) do
+    for _, caps in pairs(of_asset[1]) do
+      for _, cap in ipairs(caps) do
+        list[#list + 1] = cap
+      end
+    end
+  end
+  table.sort(list, cap_before)
+  return list
+end
+
+-- From now on the wallet has these caps.
+local function keep_caps(wallet, list)
+  table.sort(list, cap_before)
+  wallet.has_caps = #list > 0
+  wallet.caps = {}
+  for _, cap in ipairs(list) do
+    local of_asset = wallet.caps[cap[ASSET]] or { {}, {} }
+    local by_subject, defaults, subject = of_asset[1], of_asset[2], cap[SUBJECT]
+    wallet.caps[cap[ASSET]] = of_asset
+    if not by_subject[subject] then
+      by_subject[subject] = {}
+      if subject:sub(-1) == '*' then
+        insert_sorted(defaults, subject, function(a, b) return #a > #b end)
+      end
+    end
+    table.insert(by_subject[subject], cap)
+  end
+  if wallet.has_caps then
+    queue(wallet, 'HSET', wallet.keys[WALLET], 'caps', cmsgpack.pack(wallet.caps))
+  else
+    queue(wallet, 'HDEL', wallet.keys[WALLET], 'caps')
+  end
+end
+
+-- What a cap that a request meets has counted, in this script too. A request stands by itself: its own cap has no
+-- counter. What is spent over all time may be more than any limit: from UNITS_MAX on it reads as that, which is as much
+-- as a cap can ask.
+local function units_used(wallet, met)
+  local counter = met.counter
+  return counter and math.min(wallet.counters[counter] + (wallet.counted[counter] or 0), UNITS_MAX) or 0
+end
+
+local function counter_name(wallet, subject, code, window)
+  if window == 'PER_REQUEST' then
+    return nil
+  end
+  local period = wallet.periods[window]
+  if not period then
+    period = string.format('%d', (period_of(window, wallet.now)))
+    wallet.periods[window] = period
+  end
+  return subject .. '|' .. code .. '|' .. window .. '|' .. period
+end
+
+-- What names a subject more closely comes first: a window that has a cap keeps it.
+local function fill_windows(by_window, caps)
   for _, cap in ipairs(caps) do
-    local score = cap.asset == code and specificity(cap.subject, subject)
-    local current = best[cap.window]
-    if score and (not current or score > current.score) then
-      best[cap.window] = { cap = cap, score = score }
-    end
+    by_window[cap[WINDOW]] = by_window[cap[WINDOW]] or cap
   end
-  for _, window in ipairs(WINDOWS) do
-    if best[window] then
-      found[#found + 1] = best[window].cap
-    end
-  end
-  return found
 end
 
--- As Redis has it, and what this script has counted but not written yet. What is spent over all time may be more than
--- any limit: from UNITS_MAX on it reads as that, which is as much as a cap can ask.
-local function counter_value(wallet, counter)
-  if not wallet.counters[counter] then
-    wallet.counters[counter] = tonumber(redis.call('HGET', wallet.keys[CAPS], counter) or 0)
+-- Adds the caps that apply to a subject and an asset.
+local function meet(wallet, met, subject, code)
+  local of_asset, by_window = caps_of(wallet)[code], {}
+  if not of_asset then
+    return
   end
-  return math.min(wallet.counters[counter] + (wallet.counted[counter] or 0), UNITS_MAX)
-end
-
--- Every cap that a request of these subjects meets for one asset: {subject, cap, counter (nil: per request), used,
--- reset_ms}, for one subject after the other, "" first.
-local function caps_met(wallet, subject, code)
-  local met = {}
-  for _, cap in ipairs(applicable(caps_of(wallet), subject, code)) do
-    if cap.window == 'PER_REQUEST' then
-      met[#met + 1] = { subject = subject, cap = cap, used = 0, reset_ms = 0 }
-    else
-      local period, reset_ms = period_of(cap.window, wallet.now)
-      local counter = table.concat({ subject, code, cap.window, string.format('%d', period) }, '|')
-      met[#met + 1] = {
-        subject = subject, cap = cap, counter = counter, used = counter_value(wallet, counter), reset_ms = reset_ms,
-      }
+  local by_subject, defaults = of_asset[1], of_asset[2]
+  if by_subject[subject] then
+    fill_windows(by_window, by_subject[subject])
+  end
+  if subject ~= '' then
+    for _, default in ipairs(defaults) do
+      if subject:sub(1, #default - 1) .. '*' == default then
+        fill_windows(by_window, by_subject[default])
+      end
     end
   end
+  if next(by_window) then
+    for _, window in ipairs(WINDOWS) do
+      if by_window[window] then
+        met[#met + 1] = {
+          subject = subject, asset = code, cap = by_window[window],
+          counter = counter_name(wallet, subject, code, window),
+        }
+      end
+    end
+  end
+end
+
+-- Every cap that a request of these subjects meets for `amounts` ({asset}), {subject, asset, cap, counter}: the whole
+-- wallet first, then subject by subject, asset by asset, narrow windows first. Their counters are read.
+local function caps_met(wallet, subjects, amounts)
+  local met, counters = {}, {}
+  if not wallet.has_caps then
+    return met
+  end
+  for i = 0, #subjects do
+    for _, amount in ipairs(amounts) do
+      meet(wallet, met, subjects[i] or '', amount.asset)
+    end
+  end
+  for _, one in ipairs(met) do
+    counters[#counters + 1] = one.counter
+  end
+  read_counters(wallet, counters)
   return met
 end
 
-local function cap_status(met)
+local function cap_status(wallet, met, used)
+  local cap = met.cap
+  local _, reset_ms = period_of(cap[WINDOW], wallet.now)
   return {
-    cap = met.cap.subject, subject = met.subject, asset = met.cap.asset, window = met.cap.window, limit = met.cap.limit,
-    used = met.used, mode = met.cap.mode, reset_ms = met.reset_ms,
+    cap = cap[SUBJECT], subject = met.subject, asset = met.asset, window = cap[WINDOW], limit = cap[LIMIT],
+    used = used, mode = cap[MODE], reset_ms = reset_ms,
   }
 end
 
-local function with_wallet(subjects)
-  local all = { '' }
-  for _, subject in ipairs(subjects) do
-    all[#all + 1] = subject
-  end
-  return all
-end
-
--- The caps that `amounts` ({asset, units}) would exceed: the first in force, and all that only observe.
-local function check_caps(wallet, subjects, amounts)
+-- The caps that `amounts` ({asset, units}) would exceed of those they meet: the first in force, and all that only
+-- observe.
+local function check_caps(wallet, met, amounts)
   local observed = {}
-  if not wallet.has_caps then
-    return nil, observed
-  end
-  for _, subject in ipairs(with_wallet(subjects)) do
-    for _, amount in ipairs(amounts) do
-      for _, met in ipairs(caps_met(wallet, subject, amount.asset)) do
-        if not met.counter then
-          met.used = amount.reserved or 0 -- a raise is part of the request that it raises
-        end
-        if met.used + amount.units > met.cap.limit then
-          if met.cap.mode == 'ENFORCE' then
-            return cap_status(met), observed
-          end
-          observed[#observed + 1] = cap_status(met)
-        end
+  for _, one in ipairs(met) do
+    local amount, used = find_amount(amounts, one.asset), units_used(wallet, one)
+    if not one.counter then
+      used = amount.reserved or 0 -- a raise is part of the request that it raises
+    end
+    if used + amount.units > one.cap[LIMIT] then
+      if one.cap[MODE] == 'ENFORCE' then
+        return cap_status(wallet, one, used), observed
       end
+      observed[#observed + 1] = cap_status(wallet, one, used)
     end
   end
   return nil, observed
@@ -166,34 +236,28 @@ end
 -- The most units of an asset that the caps in force leave to a request.
 local function cap_headroom(wallet, subjects, code)
   local headroom = UNITS_MAX
-  if wallet.has_caps then
-    for _, subject in ipairs(with_wallet(subjects)) do
-      for _, met in ipairs(caps_met(wallet, subject, code)) do
-        if met.cap.mode == 'ENFORCE' then
-          headroom = math.min(headroom, met.cap.limit - met.used)
-        end
-      end
+  for _, met in ipairs(caps_met(wallet, subjects, { { asset = code } })) do
+    if met.cap[MODE] == 'ENFORCE' then
+      headroom = math.min(headroom, met.cap[LIMIT] - units_used(wallet, met))
     end
   end
   return headroom
 end
 
--- The counters in which a request of these subjects counts now, for one asset.
-local function counters_for(wallet, subjects, code)
+-- The counters of one asset, of the caps that a request meets.
+local function counters_for(met, code)
   local counters = {}
-  if wallet.has_caps then
-    for _, subject in ipairs(with_wallet(subjects)) do
-      for _, met in ipairs(caps_met(wallet, subject, code)) do
-        counters[#counters + 1] = met.counter
-      end
+  for _, one in ipairs(met) do
+    if one.asset == code then
+      counters[#counters + 1] = one.counter
     end
   end
   return counters
 end
 
 -- The same as the first part of a hold's counts; a hold that meets no cap has none.
-local function counts_of(wallet, subjects, code)
-  local counters = counters_for(wallet, subjects, code)
+local function counts_of(met, code)
+  local counters = counters_for(met, code)
   return #counters > 0 and { { counters, 0, 0 } } or {}
 end
 
@@ -201,7 +265,6 @@ local function add_to_counters(wallet, counters, units)
   if units ~= 0 then
     for _, counter in ipairs(counters) do
       wallet.counted[counter] = (wallet.counted[counter] or 0) + units
-      queue(wallet, 'HINCRBY', wallet.keys[CAPS], counter, string.format('%d', units))
     end
   end
 end

@@ -26,16 +26,17 @@ local function charge_refusal(wallet, request)
       return { status = 'BALANCE_OUT_OF_RANGE', asset = amount.asset, required = amount.units }
     end
   end
-  local cap, observed = check_caps(wallet, request.subjects, request.amounts)
+  local met = caps_met(wallet, request.subjects, request.amounts)
+  local cap, observed = check_caps(wallet, met, request.amounts)
   if cap then
     return { reason = 'CAP_EXCEEDED', asset = cap.asset, cap = cap }
   end
-  return nil, observed
+  return nil, met, observed
 end
 
-local function charge_amount(wallet, request, wanted)
+local function charge_amount(wallet, wanted, met)
   local asset = asset_of(wallet, wanted.asset) or new_asset(wallet, wanted.asset)
-  local amount, units = new_amount(wallet, request, wanted), checked_amount(wanted.units)
+  local amount, units = new_amount(wanted, met), checked_amount(wanted.units)
   if wanted.overage_policy == 'CHARGE_AVAILABLE' then
     units = math.min(units, math.max(0, available_of(asset)))
   end
@@ -44,37 +45,15 @@ local function charge_amount(wallet, request, wanted)
   return amount
 end
 
-local function charge(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  if epoch_is_stale(keys, request) then
-    return answer({ status = 'STALE_EPOCH' })
-  end
-  local known = find_hold(keys, request.hold_id)
-  if known then
-    return answer(replay(keys, request, known))
-  end
-  local wallet = open_wallet(keys, request)
-  if not wallet then
-    return answer({ status = 'NOT_LOADED' })
-  end
-  if backlog_is_full(keys, request) then
-    return answer({ status = 'BACKLOG_FULL' })
-  end
-  if wallet.state ~= 'ACTIVE' then
-    return answer(denied(wallet, request.amounts, { reason = 'WALLET_' .. wallet.state }))
-  end
+local function charge_now(wallet, request)
   expire_due(wallet, request.tombstone_ms)
-  local denial, observed = charge_refusal(wallet, request)
+  local denial, met, observed = charge_refusal(wallet, request)
   if denial then
-    denial = denial.reason and denied(wallet, request.amounts, denial) or denial
-    if #wallet.writes > 0 then
-      save(wallet)
-    end
-    return answer(denial)
+    return denial.reason and denied(wallet, request.amounts, denial) or denial
   end
   local hold = new_hold(wallet, request, 0)
   for i, wanted in ipairs(request.amounts) do
-    hold.amounts[i] = charge_amount(wallet, request, wanted)
+    hold.amounts[i] = charge_amount(wallet, wanted, met)
   end
   for _, amount in ipairs(hold.amounts) do
     count(wallet, amount)
@@ -82,9 +61,12 @@ local function charge(keys, args)
   tidy_assets(wallet, hold)
   record_commit(wallet, hold, true, false)
   close_hold(wallet, hold, 'COMMITTED', request.tombstone_ms)
-  save(wallet)
-  return answer({
+  return {
     status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = false,
     observed = observed,
-  })
+  }
 end
+
+VERBS.charge = reads(function(wallet, request)
+  return early_answer(wallet, request, request.amounts) or saved(wallet, charge_now(wallet, request))
+end)

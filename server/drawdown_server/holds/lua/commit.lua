@@ -103,7 +103,7 @@ local function settle(wallet, request, hold, totals)
   for _, amount in ipairs(hold.amounts) do
     debit_total(wallet, amount, totals[amount.asset] or accounted(amount))
     if request.final and amount.held > 0 then
-      unpin(wallet, amount.asset, asset_of(wallet, amount.asset), amount.pins)
+      unpin(wallet, amount.asset, amount.pins)
       amount.held = 0
       amount.pins = {}
     end
@@ -166,22 +166,7 @@ local function commit_hold(wallet, request, hold)
   return { status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = replayed }
 end
 
-local function commit(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  if epoch_is_stale(keys, request) then
-    return answer({ status = 'STALE_EPOCH' })
-  end
-  local wallet = open_wallet(keys, request)
-  if not wallet then
-    return answer({ status = 'NOT_LOADED' })
-  end
-  local hold = find_hold(keys, request.hold_id)
-  if not hold then
-    return answer({ status = 'HOLD_UNKNOWN' })
-  end
-  local reply = commit_hold(wallet, request, hold)
-  if #wallet.writes > 0 then
-    save(wallet)
-  end
-  return answer(reply)
-end
+VERBS.commit = writes(function(wallet, request)
+  local hold = find_hold(wallet, request.hold_id)
+  return hold and commit_hold(wallet, request, hold) or { status = 'HOLD_UNKNOWN' }
+end)

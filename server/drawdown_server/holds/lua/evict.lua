@@ -12,34 +12,27 @@
 -- wallet since, and was evicted with it, has outlived the ticket.
 local LIVE_MIN_MS = 2 * TICKET_MAX_MS
 
-local function is_recorded(keys, wallet, request)
+local function is_recorded(wallet, request)
   local sequence, number = wallet.sequence, wallet.change_number
-  for _, code in ipairs(asset_codes(keys)) do
+  for _, code in ipairs(asset_codes(wallet)) do
     asset_of(wallet, code) -- what time has done raises the sequence
   end
   return sequence == request.sequence and wallet.sequence == sequence
     and number == request.applied_change_number and number == request.change_number
 end
 
-local function evict(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  if epoch_is_stale(keys, request) then
-    return answer({ status = 'STALE_EPOCH' })
-  end
-  local wallet = open_wallet(keys, request)
-  if not wallet then
-    return answer({ status = 'NOT_LOADED' })
-  end
+VERBS.evict = reads(function(wallet, request)
+  local keys = wallet.keys
   if redis.call('EXISTS', keys[HOLDS]) == 1 then
-    return answer({ status = 'HAS_HOLDS' })
+    return { status = 'HAS_HOLDS' }
   end
-  if not is_recorded(keys, wallet, request) then
-    return answer({ status = 'NOT_RECORDED' })
+  if not is_recorded(wallet, request) then
+    return { status = 'NOT_RECORDED' }
   end
   if wallet.now - wallet.loaded_ms < LIVE_MIN_MS then
-    return answer({ status = 'TOO_YOUNG' })
+    return { status = 'TOO_YOUNG' }
   end
   redis.call('DEL', keys[WALLET], keys[HOLDS], keys[OPEN], keys[SETTLED], keys[CAPS])
   redis.call('ZREM', keys[DUE], wallet.tenant_id .. '|' .. wallet.wallet_id)
-  return answer({ status = 'OK' })
-end
+  return { status = 'OK' }
+end)

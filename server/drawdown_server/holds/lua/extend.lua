@@ -42,17 +42,18 @@ local function raise_refusal(wallet, hold, raises)
       return { reason = 'INSUFFICIENT_FUNDS', asset = raise.asset, required = raise.units, available = available }
     end
   end
-  local cap, observed = check_caps(wallet, hold.subjects, raises)
+  local met = caps_met(wallet, hold.subjects, raises)
+  local cap, observed = check_caps(wallet, met, raises)
   if cap then
     return { reason = 'CAP_EXCEEDED', asset = cap.asset, cap = cap }
   end
-  return nil, observed
+  return nil, met, observed
 end
 
 -- A raise counts in the caps and windows of now, which may be other ones than those of the Authorize. What was reserved
 -- before stays where it counts, also when that is nowhere.
-local function count_raise(wallet, hold, amount, units)
-  local counters = counters_for(wallet, hold.subjects, amount.asset)
+local function count_raise(wallet, amount, units, met)
+  local counters = counters_for(met, amount.asset)
   local last = amount.counts[#amount.counts]
   if table.concat(counters, ' ') ~= (last and table.concat(last[1], ' ') or '') then
     if not last then
@@ -63,13 +64,13 @@ local function count_raise(wallet, hold, amount, units)
   count(wallet, amount)
 end
 
-local function raise_hold(wallet, hold, raises, ttl_ms)
+local function raise_hold(wallet, hold, raises, met, ttl_ms)
   for _, raise in ipairs(raises) do
     local amount = raise.amount
-    append_units(amount.pins, take(asset_of(wallet, raise.asset), raise.units, true))
+    append_units(amount.pins, take(wallet, raise.asset, raise.units, true))
     amount.authorized = raise.total
     amount.held = amount.held + raise.units
-    count_raise(wallet, hold, amount, raise.units)
+    count_raise(wallet, amount, raise.units, met)
   end
   if ttl_ms > 0 then
     hold.expire_ms = math.max(hold.expire_ms, wallet.now + ttl_ms)
@@ -91,7 +92,7 @@ local function extend_hold(wallet, request, hold)
   if not raises then
     return wrong
   end
-  local denial, observed = raise_refusal(wallet, hold, raises)
+  local denial, met, observed = raise_refusal(wallet, hold, raises)
   if denial then
     denial.status = 'DENIED'
     denial.balances = hold_balances(wallet, hold)
@@ -99,7 +100,7 @@ local function extend_hold(wallet, request, hold)
   end
   local replayed = #raises == 0 and request.ttl_ms == 0
   if not replayed then
-    raise_hold(wallet, hold, raises, request.ttl_ms)
+    raise_hold(wallet, hold, raises, met, request.ttl_ms)
   end
   return {
     status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = replayed,
@@ -107,22 +108,7 @@ local function extend_hold(wallet, request, hold)
   }
 end
 
-local function extend(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  if epoch_is_stale(keys, request) then
-    return answer({ status = 'STALE_EPOCH' })
-  end
-  local wallet = open_wallet(keys, request)
-  if not wallet then
-    return answer({ status = 'NOT_LOADED' })
-  end
-  local hold = find_hold(keys, request.hold_id)
-  if not hold then
-    return answer({ status = 'HOLD_UNKNOWN' })
-  end
-  local reply = extend_hold(wallet, request, hold)
-  if #wallet.writes > 0 then
-    save(wallet)
-  end
-  return answer(reply)
-end
+VERBS.extend = writes(function(wallet, request)
+  local hold = find_hold(wallet, request.hold_id)
+  return hold and extend_hold(wallet, request, hold) or { status = 'HOLD_UNKNOWN' }
+end)

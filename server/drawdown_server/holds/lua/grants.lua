@@ -10,8 +10,6 @@
 -- Units that no grant covers are drawn on the overdraft: held as "overdraft held", debited as debt. In pins and
 -- debits their grant id is "".
 
-local ID, FREE, PINNED, PRIORITY, EXPIRE, SOURCE, EFFECTIVE, CREATE, VOIDED = 1, 2, 3, 4, 5, 6, 7, 8, 9
-
 -- Burn order: low priority number, soonest expiry (never last), promotions before the rest, oldest, id.
 local function burns_before(a, b)
   if a[PRIORITY] ~= b[PRIORITY] then
@@ -66,6 +64,14 @@ local function insert_sorted(grants, grant, before)
   table.insert(grants, place, grant)
 end
 
+-- The grant at a place in the stack, of which the rest may not be read yet.
+local function grant_at(wallet, code, asset, place)
+  if place > #asset.grants then
+    read_rest(wallet, code, asset)
+  end
+  return asset.grants[place]
+end
+
 -- Takes units out of a grant that are not pinned, for good.
 local function drain(wallet, code, asset, grant, units, kind)
   grant[FREE] = grant[FREE] - units
@@ -85,12 +91,15 @@ end
 -- Debt never stands beside free units: whatever becomes free repays it first, in burn order. Otherwise a grant could
 -- expire beside a debt that it could have paid.
 local function repay_debt(wallet, code, asset)
-  for _, grant in ipairs(asset.grants) do
+  local place = 1
+  while asset.debt > 0 and asset.free > 0 do
+    local grant = grant_at(wallet, code, asset, place)
     local repaid = math.min(asset.debt, grant[FREE])
     if repaid > 0 then
       drain(wallet, code, asset, grant, repaid, 'REPAY')
       asset.debt = asset.debt - repaid
     end
+    place = place + 1
   end
 end
 
@@ -102,25 +111,22 @@ local function expire_grants(wallet, code, asset)
   end
 end
 
--- Grants with nothing left are history; the ledger keeps them.
-local function drop_empty_grants(asset)
-  local live = {}
+-- Drops grants with nothing left: they are history, and the ledger keeps them. And plans when time next changes
+-- something by itself: a grant becomes effective, or free units expire.
+local function drop_and_plan(wallet, asset)
+  local live, next_ms = {}, asset.rest_ms
+  if asset.scheduled and asset.scheduled[1] then
+    next_ms = asset.scheduled[1][EFFECTIVE]
+  end
   for _, grant in ipairs(asset.grants) do
     if grant[FREE] + grant[PINNED] > 0 then
       live[#live + 1] = grant
     end
-  end
-  asset.grants = live
-end
-
--- When time next changes something by itself: a grant becomes effective, or free units expire.
-local function plan_next(wallet, asset)
-  local next_ms = asset.scheduled[1] and asset.scheduled[1][EFFECTIVE] or 0
-  for _, grant in ipairs(asset.grants) do
-    if grant[EXPIRE] ~= 0 and grant[FREE] > 0 and (next_ms == 0 or grant[EXPIRE] < next_ms) then
-      next_ms = grant[EXPIRE]
+    if grant[FREE] > 0 then
+      next_ms = sooner(next_ms, grant[EXPIRE])
     end
   end
+  asset.grants = live
   asset.next_ms = next_ms
   asset.changed = true
   due_by(wallet, next_ms)
@@ -134,6 +140,7 @@ end
 
 -- Does what time has done: the event, if any, is made by the caller (`record_time`).
 local function refresh(wallet, code, asset)
+  read_rest(wallet, code, asset)
   repeat
     while may_begin(wallet, asset, asset.scheduled[1]) do
       activate(wallet, code, asset, table.remove(asset.scheduled, 1))
@@ -141,20 +148,19 @@ local function refresh(wallet, code, asset)
     end
     expire_grants(wallet, code, asset)
   until not may_begin(wallet, asset, asset.scheduled[1]) -- what expired may have made room
-  drop_empty_grants(asset)
-  plan_next(wallet, asset)
+  drop_and_plan(wallet, asset)
 end
 
 -- After units have moved: debt, grants with nothing left, the next time that matters.
 local function tidy(wallet, code, asset)
   repay_debt(wallet, code, asset)
-  drop_empty_grants(asset)
-  plan_next(wallet, asset)
+  drop_and_plan(wallet, asset)
 end
 
 local function new_asset(wallet, code)
   local asset = {
-    free = 0, pinned = 0, debt = 0, overdraft_limit = 0, overdraft_held = 0, next_ms = 0, grants = {}, scheduled = {},
+    free = 0, pinned = 0, debt = 0, overdraft_limit = 0, overdraft_held = 0, next_ms = 0, grants = {}, rest_units = 0,
+    rest_ms = 0, has_rest = false, scheduled = {},
   }
   wallet.assets[code] = asset
   return asset
@@ -170,22 +176,13 @@ end
 
 -- The asset of a wallet, as of now; nil if the wallet never had any of it.
 local function asset_of(wallet, code)
-  local asset = wallet.assets[code]
-  if asset == nil then
-    local packed = redis.call('HGET', wallet.keys[WALLET], code)
-    if not packed then
-      wallet.assets[code] = false
-      return nil
+  if wallet.assets[code] == nil then
+    read_assets(wallet, { { asset = code } })
+    if wallet.assets[code] then
+      bring_up_to_date(wallet, code, wallet.assets[code])
     end
-    local a = cmsgpack.unpack(packed)
-    asset = {
-      free = a[1], pinned = a[2], debt = a[3], overdraft_limit = a[4], overdraft_held = a[5], next_ms = a[6],
-      grants = a[7], scheduled = a[8],
-    }
-    wallet.assets[code] = asset
-    bring_up_to_date(wallet, code, asset)
   end
-  return asset or nil
+  return wallet.assets[code] or nil
 end
 
 -- The same, looked at again: what this script has done before may have made room for a grant that waits. Not while
@@ -200,12 +197,10 @@ end
 
 -- Takes up to `units` of free funds in burn order, and the rest from the overdraft. With `pin` they are held, else
 -- they are gone. Returns {{grant id, units}, ...}. Whether that much is available is the caller's question.
-local function take(asset, units, pin)
-  local taken = {}
-  for _, grant in ipairs(asset.grants) do
-    if units == 0 then
-      break
-    end
+local function take(wallet, code, units, pin)
+  local asset, taken, place = asset_of(wallet, code), {}, 1
+  while units > 0 and asset.free > 0 do
+    local grant = grant_at(wallet, code, asset, place)
     local part = math.min(grant[FREE], units)
     if part > 0 then
       grant[FREE] = grant[FREE] - part
@@ -217,6 +212,7 @@ local function take(asset, units, pin)
       taken[#taken + 1] = { grant[ID], part }
       units = units - part
     end
+    place = place + 1
   end
   if units > 0 then
     taken[#taken + 1] = { '', units }
@@ -243,17 +239,23 @@ local function append_units(list, more)
   end
 end
 
-local function grants_by_id(asset)
-  local by_id = {}
-  for _, grant in ipairs(asset.grants) do
-    by_id[grant[ID]] = grant
+-- The grants of pins, by id.
+local function grants_of(wallet, code, asset, pins)
+  local by_id, place = {}, 1
+  for _, pin in ipairs(pins) do
+    while pin[1] ~= '' and not by_id[pin[1]] do
+      local grant = grant_at(wallet, code, asset, place)
+      by_id[grant[ID]] = grant
+      place = place + 1
+    end
   end
   return by_id
 end
 
 -- Debits `units` of what is pinned, in the order in which it was pinned. Returns the debits and the pins left.
-local function debit_pins(asset, pins, units)
-  local by_id, debits, left = grants_by_id(asset), {}, {}
+local function debit_pins(wallet, code, pins, units)
+  local asset, debits, left = asset_of(wallet, code), {}, {}
+  local by_id = grants_of(wallet, code, asset, pins)
   for _, pin in ipairs(pins) do
     local grant_id, debited = pin[1], math.min(pin[2], units)
     units = units - debited
@@ -277,8 +279,9 @@ end
 
 -- Gives pinned units back to the grants they came from. A grant that expired or was voided while they were pinned
 -- keeps none of them.
-local function unpin(wallet, code, asset, pins)
-  local by_id = grants_by_id(asset)
+local function unpin(wallet, code, pins)
+  local asset = asset_of(wallet, code)
+  local by_id = grants_of(wallet, code, asset, pins)
   for _, pin in ipairs(pins) do
     local grant, units = by_id[pin[1]], pin[2]
     if not grant then
@@ -298,7 +301,8 @@ local function unpin(wallet, code, asset, pins)
   tidy(wallet, code, asset)
 end
 
-local function balance_of(code, asset, with_grants)
+local function balance_of(wallet, code, with_grants)
+  local asset = asset_of(wallet, code)
   if not asset then
     return {
       asset = code, settled = 0, held = 0, available = 0, debt = 0, overdraft_limit = 0, grants = {}, scheduled = {},
@@ -306,7 +310,10 @@ local function balance_of(code, asset, with_grants)
   end
   -- Settled is summed from the grants rather than derived, so that available + held = settled + overdraft limit
   -- is a check of the books and not a definition.
-  local settled, grants, scheduled = -asset.debt, {}, {}
+  if with_grants then
+    read_rest(wallet, code, asset)
+  end
+  local settled, grants, scheduled = asset.rest_units - asset.debt, {}, {}
   local function describe(grant)
     return {
       grant_id = grant[ID], free = grant[FREE], pinned = grant[PINNED], priority = grant[PRIORITY],

@@ -41,8 +41,8 @@ local function unpack_hold(hold_id, packed)
   }
 end
 
-local function find_hold(keys, hold_id)
-  local packed = redis.call('HGET', keys[HOLDS], hold_id)
+local function find_hold(wallet, hold_id)
+  local packed = redis.call('HGET', wallet.keys[HOLDS], hold_id)
   return packed and unpack_hold(hold_id, packed) or nil
 end
 
@@ -70,18 +70,13 @@ end
 local function hold_balances(wallet, hold)
   local balances = {}
   for i, amount in ipairs(hold.amounts) do
-    balances[i] = balance_of(amount.asset, asset_of(wallet, amount.asset), false)
+    balances[i] = balance_of(wallet, amount.asset, false)
   end
   return balances
 end
 
 local function amount_of(hold, code)
-  for _, amount in ipairs(hold.amounts) do
-    if amount.asset == code then
-      return amount
-    end
-  end
-  return nil
+  return find_amount(hold.amounts, code)
 end
 
 -- Brings the counters of caps in line with what the hold now holds and has debited. What is less goes back to the
@@ -120,7 +115,7 @@ end
 local function give_back(wallet, hold)
   for _, amount in ipairs(hold.amounts) do
     if amount.held > 0 then
-      unpin(wallet, amount.asset, asset_of(wallet, amount.asset), amount.pins)
+      unpin(wallet, amount.asset, amount.pins)
       amount.held = 0
       amount.pins = {}
     end
@@ -142,7 +137,7 @@ end
 -- Debits units that are pinned.
 local function debit_held(wallet, amount, units)
   if units > 0 then
-    local debits, left = debit_pins(asset_of(wallet, amount.asset), amount.pins, units)
+    local debits, left = debit_pins(wallet, amount.asset, amount.pins, units)
     amount.held = amount.held - units
     amount.pins = left
     note_debits(wallet, amount, debits)
@@ -152,7 +147,7 @@ end
 -- Debits units that are not pinned.
 local function debit_free(wallet, amount, units)
   if units > 0 then
-    note_debits(wallet, amount, take(asset_of(wallet, amount.asset), units, false))
+    note_debits(wallet, amount, take(wallet, amount.asset, units, false))
   end
 end
 
@@ -185,6 +180,7 @@ end
 
 -- Brings the assets of a hold, or of a way to pay, up to date: the event of what time did comes before all others.
 local function touch_assets(wallet, amounts)
+  read_assets(wallet, amounts)
   for _, amount in ipairs(amounts) do
     touch_asset(wallet, amount.asset)
   end
@@ -215,7 +211,7 @@ local function expire_due(wallet, tombstone_ms)
   end
   local ids = redis.call('ZRANGEBYSCORE', wallet.keys[OPEN], '-inf', wallet.now, 'LIMIT', 0, EXPIRE_MAX)
   for _, hold_id in ipairs(ids) do
-    expire_hold(wallet, find_hold(wallet.keys, hold_id), tombstone_ms)
+    expire_hold(wallet, find_hold(wallet, hold_id), tombstone_ms)
   end
   return #ids
 end

@@ -32,11 +32,10 @@ local function load_asset(wallet, row)
   -- Units of a hold that was lost with an older Redis are free again: they may stand beside a debt now.
   repay_debt(wallet, row.asset, asset)
   record_time(wallet)
-  drop_empty_grants(asset)
-  plan_next(wallet, asset)
+  drop_and_plan(wallet, asset)
 end
 
-local function load(keys, args)
+function VERBS.load(keys, args)
   local request = cmsgpack.unpack(args[1])
   if epoch_is_stale(keys, request) then
     return answer({ status = 'STALE_EPOCH' })
@@ -54,13 +53,16 @@ local function load(keys, args)
   wallet.change_number = request.change_number
   wallet.due_ms = 0
   wallet.loaded_ms = now
-  wallet.has_caps = #request.caps > 0
-  wallet.caps = request.caps
+  wallet.has_caps = false
   for _, row in ipairs(request.assets) do
     load_asset(wallet, row)
   end
-  if wallet.has_caps then
-    queue(wallet, 'HSET', keys[WALLET], 'caps', cmsgpack.pack(request.caps))
+  if #request.caps > 0 then
+    local caps = {}
+    for i, cap in ipairs(request.caps) do
+      caps[i] = new_cap(cap)
+    end
+    keep_caps(wallet, caps)
   end
   for _, usage in ipairs(request.cap_usage) do
     queue(wallet, 'HSET', keys[CAPS], usage[1], string.format('%d', usage[2]))

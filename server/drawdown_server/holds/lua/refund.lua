@@ -63,11 +63,13 @@ local function refund_refusal(wallet, request, hold)
 end
 
 -- The grant as it lives in the stack, brought back from what Postgres has when it was used up.
-local function live_grant(asset, request, grant_id)
-  for _, grant in ipairs(asset.grants) do
-    if grant[ID] == grant_id then
-      return grant
+local function live_grant(wallet, request, code, asset, grant_id)
+  local place = 1
+  while grant_at(wallet, code, asset, place) do
+    if asset.grants[place][ID] == grant_id then
+      return asset.grants[place]
     end
+    place = place + 1
   end
   for _, grant in ipairs(request.grants) do
     if grant[ID] == grant_id then
@@ -89,7 +91,7 @@ local function refund_grant(wallet, request, code, asset, grant_id, units)
     asset.debt = asset.debt - units
     return
   end
-  local grant = live_grant(asset, request, grant_id)
+  local grant = live_grant(wallet, request, code, asset, grant_id)
   grant[FREE] = grant[FREE] + units
   asset.free = asset.free + units
   if grant[VOIDED] then
@@ -146,22 +148,7 @@ local function refund_hold(wallet, request, hold)
   return { status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = false }
 end
 
-local function refund(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  if epoch_is_stale(keys, request) then
-    return answer({ status = 'STALE_EPOCH' })
-  end
-  local wallet = open_wallet(keys, request)
-  if not wallet then
-    return answer({ status = 'NOT_LOADED' })
-  end
-  local hold = find_hold(keys, request.hold_id) or (request.recorded and recall(request))
-  if not hold then
-    return answer({ status = 'HOLD_UNKNOWN' })
-  end
-  local reply = refund_hold(wallet, request, hold)
-  if #wallet.writes > 0 then
-    save(wallet)
-  end
-  return answer(reply)
-end
+VERBS.refund = writes(function(wallet, request)
+  local hold = find_hold(wallet, request.hold_id) or (request.recorded and recall(request))
+  return hold and refund_hold(wallet, request, hold) or { status = 'HOLD_UNKNOWN' }
+end)

@@ -35,25 +35,7 @@ local function release_hold(wallet, request, hold)
   return { status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = replayed }
 end
 
-local function release(keys, args)
-  local request = cmsgpack.unpack(args[1])
-  if epoch_is_stale(keys, request) then
-    return answer({ status = 'STALE_EPOCH' })
-  end
-  local wallet = open_wallet(keys, request)
-  if not wallet then
-    return answer({ status = 'NOT_LOADED' })
-  end
-  local hold = find_hold(keys, request.hold_id)
-  if not hold then
-    if not request.bury then
-      return answer({ status = 'HOLD_UNKNOWN' })
-    end
-    hold = tombstone(wallet, request)
-  end
-  local reply = release_hold(wallet, request, hold)
-  if #wallet.writes > 0 then
-    save(wallet)
-  end
-  return answer(reply)
-end
+VERBS.release = writes(function(wallet, request)
+  local hold = find_hold(wallet, request.hold_id) or (request.bury and tombstone(wallet, request))
+  return hold and release_hold(wallet, request, hold) or { status = 'HOLD_UNKNOWN' }
+end)

@@ -12,8 +12,12 @@
 
 local META, OUTBOX, DUE, WALLET, HOLDS, OPEN, SETTLED, CAPS = 1, 2, 3, 4, 5, 6, 7, 8
 
+-- A grant, as grants.lua explains it.
+local ID, FREE, PINNED, PRIORITY, EXPIRE, SOURCE, EFFECTIVE, CREATE, VOIDED = 1, 2, 3, 4, 5, 6, 7, 8, 9
+
 local UNITS_MAX = 9007199254740991 -- 2^53-1
 local EVENT_VERSION = 1
+local COUNTERS_AT_ONCE = 1000 -- in one HMGET or HSET: Lua passes a few thousand arguments at most
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -63,15 +67,24 @@ local function text_before(a, b)
   return #a < #b
 end
 
+local function find_amount(amounts, code)
+  for _, amount in ipairs(amounts) do
+    if amount.asset == code then
+      return amount
+    end
+  end
+  return nil
+end
+
 -- The partition was rebuilt since this server learnt its epoch: it must not touch anything.
 local function epoch_is_stale(keys, request)
   return redis.call('HGET', keys[META], 'epoch') ~= request.epoch
 end
 
 -- Postgres is too far behind: new spending waits, what was approved goes on. 0 = no limit.
-local function backlog_is_full(keys, request)
+local function backlog_is_full(wallet, request)
   local limit = request.outbox_backlog_limit
-  return limit > 0 and redis.call('XLEN', keys[OUTBOX]) > limit
+  return limit > 0 and redis.call('XLEN', wallet.keys[OUTBOX]) > limit
 end
 
 local function answer(reply)
@@ -79,12 +92,13 @@ local function answer(reply)
 end
 
 -- Wallet hash: `head` = {state, sequence, change number, due, loaded, has caps, when its last event was appended},
--- `caps` = the caps if there are any, and one packed field per asset code.
+-- `caps` = the caps if there are any, and the assets.
 
 local function new_wallet(keys, request, now)
   return {
     keys = keys, now = now, tenant_id = request.tenant_id, wallet_id = request.wallet_id,
-    assets = {}, writes = {}, lines = {}, cap_usage = {}, counters = {}, counted = {}, forget = {}, appended_ms = 0,
+    assets = {}, writes = {}, lines = {}, cap_usage = {}, periods = {}, counters = {}, counted = {}, forget = {},
+    appended_ms = 0,
   }
 end
 
@@ -158,23 +172,144 @@ local function record_time(wallet, hold)
   end
 end
 
+-- Reads the counters of caps that this script does not know yet.
+local function read_counters(wallet, counters)
+  local unread = {}
+  for _, counter in ipairs(counters) do
+    if not wallet.counters[counter] then
+      unread[#unread + 1] = counter
+    end
+  end
+  for first = 1, #unread, COUNTERS_AT_ONCE do
+    local last = math.min(first + COUNTERS_AT_ONCE - 1, #unread)
+    for i, units in ipairs(redis.call('HMGET', wallet.keys[CAPS], unpack(unread, first, last))) do
+      wallet.counters[unread[first + i - 1]] = tonumber(units or 0)
+    end
+  end
+end
+
+-- Queues what was counted in the counters of caps: all of them in one HSET, but those that may be too large to be exact
+-- here.
+local function keep_counters(wallet)
+  local counters, fields = {}, {}
+  for counter in pairs(wallet.counted) do
+    counters[#counters + 1] = counter
+  end
+  read_counters(wallet, counters)
+  for i, counter in ipairs(counters) do
+    local before, change = wallet.counters[counter], wallet.counted[counter]
+    if math.max(before, before + change) > UNITS_MAX then
+      queue(wallet, 'HINCRBY', wallet.keys[CAPS], counter, string.format('%d', change))
+    else
+      fields[#fields + 1] = counter
+      fields[#fields + 1] = string.format('%d', before + change)
+    end
+    if #fields == 2 * COUNTERS_AT_ONCE or (i == #counters and #fields > 0) then
+      queue(wallet, 'HSET', wallet.keys[CAPS], unpack(fields))
+      fields = {}
+    end
+  end
+end
+
+-- An asset is two fields of the wallet hash: `USD` has its numbers and the head of its stack, which is all that most
+-- calls need; `USD+`, if there is more, has {the rest of the stack, scheduled grants}. `rest_units` are the units in
+-- the rest, and at `rest_ms` time next changes something there. Once the rest is read, `grants` is the whole stack and
+-- `scheduled` is there.
+
+-- Grants with free units in the head of a stack. Those before them whose units are all pinned are in the head too: most
+-- calls find free units there until these are used up.
+local HEAD_GRANTS = 4
+local REST = '+'
+
+local function sooner(one, other)
+  return (one == 0 or (other ~= 0 and other < one)) and other or one
+end
+
+local function unpack_asset(packed)
+  local a = cmsgpack.unpack(packed)
+  local has_rest = a[8] > 0 or a[9] > 0
+  return {
+    free = a[1], pinned = a[2], debt = a[3], overdraft_limit = a[4], overdraft_held = a[5], next_ms = a[6],
+    grants = a[7], rest_units = a[8], rest_ms = a[9], has_rest = has_rest, scheduled = not has_rest and {} or nil,
+  }
+end
+
+-- Reads the assets of amounts that are not known yet. False: the wallet never had any.
+local function read_assets(wallet, amounts)
+  local codes = {}
+  for _, amount in ipairs(amounts) do
+    if wallet.assets[amount.asset] == nil then
+      codes[#codes + 1] = amount.asset
+    end
+  end
+  if #codes > 0 then
+    for i, packed in ipairs(redis.call('HMGET', wallet.keys[WALLET], unpack(codes))) do
+      wallet.assets[codes[i]] = packed and unpack_asset(packed)
+    end
+  end
+end
+
+local function read_rest(wallet, code, asset)
+  if not asset.scheduled then
+    local rest = cmsgpack.unpack(redis.call('HGET', wallet.keys[WALLET], code .. REST))
+    for _, grant in ipairs(rest[1]) do
+      asset.grants[#asset.grants + 1] = grant
+    end
+    asset.scheduled = rest[2]
+    asset.rest_units = 0
+    asset.rest_ms = 0
+  end
+end
+
+-- Parts a whole stack again. Returns the rest; nil if there is none.
+local function cut_rest(asset)
+  local rest, free_grants = {}, 0
+  for place, grant in ipairs(asset.grants) do
+    if free_grants == HEAD_GRANTS then
+      rest[#rest + 1] = grant
+      asset.grants[place] = nil
+      asset.rest_units = asset.rest_units + grant[FREE] + grant[PINNED]
+      asset.rest_ms = sooner(asset.rest_ms, grant[FREE] > 0 and grant[EXPIRE] or 0)
+    elseif grant[FREE] > 0 then
+      free_grants = free_grants + 1
+    end
+  end
+  if asset.scheduled[1] then
+    asset.rest_ms = sooner(asset.rest_ms, asset.scheduled[1][EFFECTIVE])
+  end
+  return (#rest > 0 or asset.scheduled[1]) and { rest, asset.scheduled } or nil
+end
+
 local function pack_asset(asset)
   checked(asset.free + asset.pinned) -- all of it may become free again
   return cmsgpack.pack({
     checked(asset.free), checked(asset.pinned), checked(asset.debt), asset.overdraft_limit,
-    checked(asset.overdraft_held), asset.next_ms, asset.grants, asset.scheduled,
+    checked(asset.overdraft_held), asset.next_ms, asset.grants, asset.rest_units, asset.rest_ms,
   })
+end
+
+-- Adds a changed asset to the fields to write.
+local function add_asset(wallet, fields, code, asset)
+  local rest = asset.scheduled and cut_rest(asset)
+  if rest then
+    fields[#fields + 1] = code .. REST
+    fields[#fields + 1] = cmsgpack.pack(rest)
+  elseif asset.scheduled and asset.has_rest then
+    queue(wallet, 'HDEL', wallet.keys[WALLET], code .. REST)
+  end
+  fields[#fields + 1] = code
+  fields[#fields + 1] = pack_asset(asset)
 end
 
 local function save(wallet)
   if #wallet.lines > 0 then
     error('lines without an event')
   end
+  keep_counters(wallet)
   local fields = {}
   for code, asset in pairs(wallet.assets) do
     if asset and asset.changed then
-      fields[#fields + 1] = code
-      fields[#fields + 1] = pack_asset(asset)
+      add_asset(wallet, fields, code, asset)
     end
   end
   -- From here on nothing can fail.
@@ -193,4 +328,34 @@ local function save(wallet)
     local from_ms = math.max(wallet.now, wallet.appended_ms)
     redis.call('ZADD', wallet.keys[SETTLED], from_ms + tombstone_ms, hold_id)
   end
+end
+
+local VERBS = {} -- the library's functions, by name
+
+-- `act(wallet, request)` makes the reply; it is asked once the epoch is known to be good and the wallet is here.
+
+-- A verb that saves nothing, unless its `act` does.
+local function reads(act)
+  return function(keys, args)
+    local request = cmsgpack.unpack(args[1])
+    if epoch_is_stale(keys, request) then
+      return answer({ status = 'STALE_EPOCH' })
+    end
+    local wallet = open_wallet(keys, request)
+    return answer(wallet and act(wallet, request) or { status = 'NOT_LOADED' })
+  end
+end
+
+-- Saves what was changed on the way to a reply, if anything.
+local function saved(wallet, reply)
+  if #wallet.writes > 0 then
+    save(wallet)
+  end
+  return reply
+end
+
+local function writes(act)
+  return reads(function(wallet, request)
+    return saved(wallet, act(wallet, request))
+  end)
 end

@@ -36,7 +36,7 @@ local function forget_tombstones(wallet)
   )
   for i = 1, #due, 2 do
     local hold_id, forget_ms = due[i], tonumber(due[i + 1])
-    if find_hold(wallet.keys, hold_id).wallet_sequence ~= 0 and not is_recorded(forget_ms) then
+    if find_hold(wallet, hold_id).wallet_sequence ~= 0 and not is_recorded(forget_ms) then
       queue(wallet, 'ZADD', wallet.keys[SETTLED], wallet.now + RETRY_MS, hold_id)
     else
       forgotten[#forgotten + 1] = hold_id
@@ -63,10 +63,10 @@ local function forget_counters(wallet)
   end
 end
 
-local function asset_codes(keys)
+local function asset_codes(wallet)
   local codes = {}
-  for _, field in ipairs(redis.call('HKEYS', keys[WALLET])) do
-    if field ~= 'head' and field ~= 'caps' then
+  for _, field in ipairs(redis.call('HKEYS', wallet.keys[WALLET])) do
+    if field ~= 'head' and field ~= 'caps' and field:sub(-1) ~= REST then
       codes[#codes + 1] = field
     end
   end
@@ -77,10 +77,6 @@ end
 local function score_at(key, rank)
   local entry = redis.call('ZRANGE', key, rank, rank, 'WITHSCORES')
   return tonumber(entry[2])
-end
-
-local function sooner(one, other)
-  return (one == 0 or (other ~= 0 and other < one)) and other or one
 end
 
 -- When something is due next. Writes are still queued: what was expired or looked at is skipped by its count.
@@ -96,7 +92,7 @@ local function next_due(wallet, expired, looked_at, tombstone_ms)
   return due_ms
 end
 
-local function sweep(keys, args)
+function VERBS.sweep(keys, args)
   local request = cmsgpack.unpack(args[1])
   if epoch_is_stale(keys, request) then
     return answer({ status = 'STALE_EPOCH' })
@@ -108,7 +104,7 @@ local function sweep(keys, args)
     return answer({ status = 'NOT_LOADED' })
   end
   local expired = expire_due(wallet, request.tombstone_ms)
-  for _, code in ipairs(asset_codes(keys)) do
+  for _, code in ipairs(asset_codes(wallet)) do
     touch_asset(wallet, code)
   end
   local looked_at, forgotten = forget_tombstones(wallet)

@@ -127,7 +127,7 @@ class CapBook:
     """The caps of a wallet and their counters."""
 
     caps: dict[tuple[str, str, CapWindow], Cap] = field(default_factory=dict)
-    """By subject, asset and window; the one set last is the last."""
+    """By subject, asset and window."""
     used: dict[str, int] = field(default_factory=dict)
     """Units held and debited, by the counter's name. Removing a cap leaves its counters."""
 
@@ -139,6 +139,11 @@ class CapBook:
     def remove(self, cap: Cap) -> None:
         """Remove a cap."""
         self.caps.pop((cap.subject, cap.asset, cap.window), None)
+
+    def all(self) -> list[Cap]:
+        """Every cap, by subject, asset and window, narrow windows first."""
+        windows = list(CapWindow)
+        return sorted(self.caps.values(), key=lambda cap: (cap.subject, cap.asset, windows.index(cap.window)))
 
     def find(self, subject: str, asset: str, window: CapWindow) -> Cap | None:
         """The cap that applies: the subject's own, or else the longest ``prefix*`` default that matches it.
@@ -197,7 +202,7 @@ class CapBook:
 
     def statuses(self, subjects: Iterable[str], now_ms: int) -> list[CapStatus]:
         """How the caps stand: for the whole wallet, for subjects with a cap of their own, and for the named ones."""
-        own = [cap.subject for cap in self.caps.values() if cap.subject != WALLET and not cap.subject.endswith("*")]
+        own = [cap.subject for cap in self.all() if cap.subject != WALLET and not cap.subject.endswith("*")]
         shown = dict.fromkeys([WALLET, *own, *subjects])
         assets = sorted({cap.asset for cap in self.caps.values()})
         return [

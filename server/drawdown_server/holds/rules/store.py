@@ -182,7 +182,7 @@ def _read_hold(wallet: Wallet, request: ReadHoldRequest) -> ReadHoldReply:
 
 def _read_caps(wallet: Wallet, request: ReadCapsRequest) -> ReadCapsReply:
     usage = wallet.caps.statuses(request.subjects, wallet.now_ms)
-    return ReadCapsReply(status="OK", caps=list(wallet.caps.caps.values()), usage=usage)
+    return ReadCapsReply(status="OK", caps=wallet.caps.all(), usage=usage)
 
 
 def _list_holds(wallet: Wallet, request: ListHoldsRequest) -> ListHoldsReply:
