@@ -11,13 +11,11 @@ import secrets
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
-from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # its stubs lag behind
 from grpc_reflection.v1alpha import reflection
 
 from drawdown.v1 import (
@@ -57,6 +55,7 @@ from drawdown_server.rpc.authorization import AuthorizationService, HoldLimits
 from drawdown_server.rpc.calls import CallRecorder
 from drawdown_server.rpc.caps import CapService
 from drawdown_server.rpc.grants import GrantService
+from drawdown_server.rpc.health import Health
 from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.rpc.ledger import LedgerService
 from drawdown_server.rpc.wallets import BalanceService, WalletService
@@ -91,8 +90,6 @@ LAST_ANSWERS_S: Final = 0.25
 """From the end of the last call until its answer is on the wire, and those that came meanwhile are refused."""
 NOBODY: Final = ("", "")
 """A wallet that cannot be: when a script that reads it is answered, so is the next call."""
-LIVENESS: Final = "liveness"
-"""Health name that says only that the process answers; never depends on a store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,9 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
         holds.on_missing_library(lambda: load_library(client, library))
 
         async def verify() -> None:
-            await presence.claim()
+            await presence.claim()  # and leave what was connected before
+            await check_store(client)
+            await load_library(client, library)
             await holds.learn_epochs()
 
         connection.on_reconnect(verify)
@@ -182,6 +181,22 @@ async def check(config: Config) -> None:
         await check_store(client)
 
 
+async def run_idle_wallets(config: Config, stores: Stores, stop: asyncio.Event) -> None:
+    """Evict wallets that nobody uses, and wake those for which something is due, until told to stop."""
+    async with asyncio.TaskGroup() as tasks:
+        waker = Waker(stores.holds, stores.ledger, tombstone_ms=config.tombstone_ms)
+        tasks.create_task(waker.run(stop), name="waker")
+        if config.evict_idle_s:
+            evictor = Evictor(
+                stores.client,
+                stores.holds,
+                stores.ledger,
+                idle_s=config.evict_idle_s,
+                interval_ms=config.evict_interval_ms,
+            )
+            tasks.create_task(evictor.run(stop), name="evictor")
+
+
 async def run_flusher(config: Config, stores: Stores, metrics: Metrics, stop: asyncio.Event) -> None:
     """Flush until told to stop, then record what is left and give the partitions back.
 
@@ -214,16 +229,9 @@ async def run_flusher(config: Config, stores: Stores, metrics: Metrics, stop: as
         await flusher.drain(DRAIN_EXTRA_S)
 
 
-class HealthReporter(Protocol):
-    """What we need of grpc_health's servicer, which has no types."""
-
-    async def set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        """Set the status of one service."""
-
-
 def build_server(
-    config: Config, stores: Stores, changes: ChangeApplier, calls: CallInterceptor
-) -> tuple[grpc.aio.Server, HealthReporter]:
+    config: Config, stores: Stores, changes: ChangeApplier, calls: CallInterceptor, health: Health
+) -> grpc.aio.Server:
     """The gRPC server with all services, not started."""
     assets = AssetRegistry(stores.ledger)
     loader = WalletLoader(
@@ -260,11 +268,10 @@ def build_server(
     cap_service_pb2_grpc.add_CapServiceServicer_to_server(CapService(admin, stores.holds), server)
     balance_service_pb2_grpc.add_BalanceServiceServicer_to_server(BalanceService(stores.holds, assets), server)
     ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(stores.ledger), server)
-    health_servicer = health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    health.add_to(server)
     if config.reflection:
         reflection.enable_server_reflection([*service_names(), reflection.SERVICE_NAME, HEALTH_SERVICE], server)
-    return server, health_servicer
+    return server
 
 
 def service_names() -> list[str]:
@@ -309,7 +316,8 @@ async def serve(
         recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
         calls = CallInterceptor(Caller(tenant_id=config.tenant), recorder)
         metrics.follow_calls(lambda: calls.in_flight)
-        server, health_servicer = build_server(config, stores, changes, calls)
+        health = Health(service_names())
+        server = build_server(config, stores, changes, calls, health)
         port = bind(server, config)
 
         async def check_serving() -> None:
@@ -328,28 +336,19 @@ async def serve(
             tasks.create_task(sweeper.run(stop_background), name="sweeper")
             tasks.create_task(backlog.run(stop_background), name="backlog")
             tasks.create_task(changes.run(stop_background), name="changes")
-            waker = Waker(stores.holds, stores.ledger, tombstone_ms=config.tombstone_ms)
-            tasks.create_task(waker.run(stop_background), name="waker")
-            if config.evict_idle_s:
-                evictor = Evictor(
-                    stores.client,
-                    stores.holds,
-                    stores.ledger,
-                    idle_s=config.evict_idle_s,
-                    interval_ms=config.evict_interval_ms,
-                )
-                tasks.create_task(evictor.run(stop_background), name="evictor")
+            tasks.create_task(run_idle_wallets(config, stores, stop_background), name="idle wallets")
             if config.flusher:
                 tasks.create_task(run_flusher(config, stores, metrics, stop_background), name="flusher")
             try:
-                await set_serving(health_servicer, serving=True)
+                await health.set_serving(serving=True)
+                tasks.create_task(health.watch(stores.holds.ping, stop), name="health")
                 log.info("server.ready", host=config.grpc_host, port=port)
                 if on_ready is not None:
                     on_ready(port)
                 with stop_on_signals(stop):
                     await stop.wait()
                 log.info("server.draining")
-                await set_serving(health_servicer, serving=False)
+                await health.set_serving(serving=False)
                 await asyncio.sleep(config.drain_delay_s)
             finally:
                 # Also when a background task died: calls in flight still get their answers.
@@ -410,11 +409,3 @@ def bind(server: grpc.aio.Server, config: Config) -> int:
             f"cannot listen on {address}: the port is taken or the address is not ours. "
             "Choose another with --grpc-port or DRAWDOWN_GRPC_PORT."
         ) from None
-
-
-async def set_serving(health_servicer: HealthReporter, *, serving: bool) -> None:
-    """Say SERVING or NOT_SERVING for every service; liveness stays SERVING."""
-    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-    for name in ("", *service_names()):
-        await health_servicer.set(name, status)
-    await health_servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)

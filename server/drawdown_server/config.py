@@ -57,7 +57,7 @@ class Config(BaseSettings):
         int, Field(ge=1, le=60_000, description="a script takes < 1 ms; past this the store is down for a call")
     ] = 2_000
     valkey_in_flight_max: Annotated[
-        int, Field(ge=1, le=1_000_000, description="calls in flight to Valkey per process; more wait their turn")
+        int, Field(ge=1, le=1_000_000, description="calls in flight to Valkey per process; more wait, but not Commits")
     ] = 4_096
     postgres_connections_max: Annotated[int, Field(ge=2, le=1_000, description="Postgres connections per process")] = 8
     postgres_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="longest wait for one statement")] = 10_000

@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
-from drawdown_server.holds.connection import FunctionMissingError, PipelinedConnection, open_connection
+from drawdown_server.holds.connection import PipelinedConnection, open_connection
+from drawdown_server.holds.socket import ConnectionLostError, FunctionMissingError
 from drawdown_server.holds.startup import open_client
 from drawdown_server.holds.store import HoldStore
 from faults.tcp_proxy import TcpProxy
@@ -247,7 +248,7 @@ async def test_a_cut_fails_what_is_in_flight_and_the_next_call_works(proxy: TcpP
         await until(lambda: connection.in_flight == 20)
         proxy.cut()
         results = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(result) for result in results] == [StoreUnavailableError] * 20
+        assert [type(result) for result in results] == [ConnectionLostError] * 20
         proxy.resume()
         await until_back(connection)
         assert proxy.accepted == 2
@@ -261,7 +262,7 @@ async def test_a_stalled_store_fails_all_in_flight_within_the_timeout(proxy: Tcp
         proxy.stall()
         start = loop.time()
         results = await asyncio.gather(*(connection.call("ECHO", str(n)) for n in range(20)), return_exceptions=True)
-        assert [type(result) for result in results] == [StoreUnavailableError] * 20
+        assert [type(result) for result in results] == [ConnectionLostError] * 20
         assert timeout_s <= loop.time() - start < 2 * timeout_s + 1  # a busy machine is given a second
         proxy.resume()
         await until_back(connection)

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from drawdown_server.errors import ErrorReason, StoreUnavailableError
-from drawdown_server.holds.connection import FunctionMissingError, _domain_error, pack
+from drawdown_server.holds.socket import FunctionMissingError, domain_error, pack
 
 REFUSED = [
     "OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'",
@@ -18,6 +18,7 @@ REFUSED = [
     "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
     "CLUSTERDOWN The cluster is down",
     "TRYAGAIN Multiple keys request during rehashing of slot",
+    "ERR Error running script (call to authorize_abc): @user_function:1: Script killed by user with FUNCTION KILL.",
 ]
 BUGS = [
     "ERR units out of range: 9007199254740992 script: commit_abc, on @user_function:25.",
@@ -30,7 +31,7 @@ BUGS = [
 @pytest.mark.parametrize("text", REFUSED)
 def test_a_store_in_trouble_may_be_called_again(text: str) -> None:
     with capture_logs() as logs:
-        error = _domain_error(text)
+        error = domain_error(text)
     assert isinstance(error, StoreUnavailableError)
     assert error.message == "valkey cannot take this call now"
     assert logs[0]["error"] == text
@@ -39,14 +40,14 @@ def test_a_store_in_trouble_may_be_called_again(text: str) -> None:
 @pytest.mark.parametrize("text", BUGS)
 def test_any_other_error_is_internal_and_its_text_stays_here(text: str) -> None:
     with capture_logs() as logs:
-        error = _domain_error(text)
+        error = domain_error(text)
     assert (error.reason, error.message, error.metadata) == (ErrorReason.INTERNAL, "internal error", {})
     assert logs[0]["error"] == text
 
 
 @pytest.mark.parametrize("text", ["ERR Function not found", "ERR function not found"])
 def test_a_lost_function_is_its_own_error(text: str) -> None:
-    error = _domain_error(text)
+    error = domain_error(text)
     assert isinstance(error, FunctionMissingError)
     assert isinstance(error, StoreUnavailableError)
 

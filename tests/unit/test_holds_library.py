@@ -9,9 +9,9 @@ import pytest
 
 from drawdown_server.holds.library import PARTS, build_library, read_sources
 
-SETTLING = {"commit", "release", "refund", "sweep", "evict"}
+SETTLING = {"commit", "release", "extend_ttl", "refund", "sweep", "evict"}
 READING = {"read_wallet", "read_hold", "read_caps", "list_holds"}
-VERBS = SETTLING | READING | {"authorize", "extend", "charge", "load", "apply"}
+VERBS = SETTLING | READING | {"authorize", "extend", "bury", "charge", "load", "apply"}
 
 
 def test_the_same_text_is_the_same_library() -> None:

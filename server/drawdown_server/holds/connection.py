@@ -3,7 +3,8 @@
 A call is one write and one future. Nothing is ever sent twice: when a connection breaks, the calls in flight fail
 with ``StoreUnavailableError`` (their outcome is unknown, which is why every script is idempotent by the caller's id)
 and the next ones use a new connection. A caller that gives up (deadline, cancellation) leaves its future behind; its
-reply is read and dropped in its turn, so replies can never be mixed up.
+reply is read in its turn, so replies can never be mixed up, and its outcome is counted (``abandoned``). A caller that
+gives up before its call was sent has sent nothing.
 
 Used for the hot path because a pooled client spends a socket and 38 us of CPU per call where this spends 4 us;
 redis-py does everything else (start-up, administration).
@@ -14,22 +15,22 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections import deque
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, cast
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
-import hiredis
 import structlog
 from redis.asyncio.connection import parse_url
 
-from drawdown_server.errors import ConfigurationError, DrawdownError, ErrorReason, StoreUnavailableError
+from drawdown_server import deadline
+from drawdown_server.errors import ConfigurationError, DrawdownError, StoreUnavailableError
+from drawdown_server.holds.abandoned import AbandonedCalls
+from drawdown_server.holds.socket import Socket, pack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-Reply = bytes | int | list["Reply"] | None
-"""What Redis answers; errors are raised."""
+    from drawdown_server.holds.socket import Reply
 
 log = structlog.get_logger(__name__)
 
@@ -42,85 +43,13 @@ a gateway's patience."""
 WATCH_PARTS: Final = 4
 """The age of the oldest call is looked at this many times per timeout."""
 
+RESERVED_PART: Final = 4
+"""Calls that settle a hold have room of their own, one to so many of all: when a slow store and retries fill the rest,
+new holds wait and are refused, and what was approved can still be committed or given back."""
+CLOSE_WAIT_S: Final = 1.0
+"""How long the answers of abandoned calls are awaited at the end, so that their outcome is known."""
+
 _RUN_ID: Final = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
-UNAVAILABLE_PREFIXES: Final = (
-    "OOM",
-    "BUSY",
-    "LOADING",
-    "MISCONF",
-    "READONLY",
-    "NOREPLICAS",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-)
-"""Errors that a store in trouble answers before it runs a script: the call had no effect and may be sent again."""
-
-
-class FunctionMissingError(StoreUnavailableError):
-    """The store has lost the function library; the script did not run."""
-
-    def __init__(self) -> None:
-        super().__init__("valkey", "valkey has lost the hold scripts")
-
-
-class _Socket(asyncio.Protocol):
-    """One TCP, TLS or unix connection."""
-
-    def __init__(self, on_answered: Callable[[], None]) -> None:
-        self.transport: asyncio.Transport | None = None
-        self._on_answered = on_answered
-        self.closed = asyncio.get_running_loop().create_future()
-        self.in_flight: deque[tuple[asyncio.Future[Reply], float]] = deque()
-        self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(replyError=hiredis.ReplyError)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # asyncio promises a Transport to stream protocols; uvloop's is one in all but its class.
-        self.transport = cast("asyncio.Transport", transport)
-
-    def send(self, command: bytes) -> asyncio.Future[Reply]:
-        """Write a packed command; its reply arrives in the future."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        if self.transport is None or self.closed.done():
-            self._on_answered()
-            future.set_exception(StoreUnavailableError("valkey"))
-            return future
-        self.in_flight.append((future, self._loop.time()))
-        self.transport.write(command)
-        return future
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
-                future, _ = self.in_flight.popleft()
-                self._on_answered()
-                if future.done():  # the caller gave up
-                    continue
-                if isinstance(reply, hiredis.ReplyError):
-                    future.set_exception(_domain_error(str(reply)))
-                    if str(reply).startswith("READONLY"):
-                        self.abort()  # it is a replica by now: the address may lead to the new primary
-                else:
-                    future.set_result(reply)
-        except (hiredis.ProtocolError, IndexError):
-            log.exception("valkey.protocol_error")
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        if not self.closed.done():
-            self.closed.set_result(None)
-        while self.in_flight:
-            future, _ = self.in_flight.popleft()
-            self._on_answered()
-            if not future.done():
-                future.set_exception(StoreUnavailableError("valkey", "the connection to valkey broke"))
-
-    def abort(self) -> None:
-        """Drop the connection at once."""
-        if self.transport is not None:
-            self.transport.abort()
 
 
 def _tls_context(url: str) -> ssl.SSLContext:
@@ -139,23 +68,6 @@ def _tls_context(url: str) -> ssl.SSLContext:
     return context
 
 
-def pack(*command: bytes | str | int) -> bytes:
-    """A command as it goes over the wire."""
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub says 1-tuple and means any
-    return packed
-
-
-def _domain_error(text: str) -> DrawdownError:
-    """What a Redis error means to us; its text goes to the log, not to callers."""
-    if "unction not found" in text:
-        return FunctionMissingError()
-    if text.startswith(UNAVAILABLE_PREFIXES):
-        log.warning("valkey.refused", error=text)
-        return StoreUnavailableError("valkey", "valkey cannot take this call now")
-    log.error("valkey.error", error=text)
-    return DrawdownError(ErrorReason.INTERNAL, "internal error")
-
-
 class PipelinedConnection:
     """A connection that is made again whenever it breaks.
 
@@ -163,7 +75,8 @@ class PipelinedConnection:
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://`` with user, password and database.
         timeout_ms: When the oldest call in flight is older than this, the store counts as down: the connection is
             dropped and every call on it fails.
-        in_flight_max: Calls in flight; more wait their turn.
+        in_flight_max: Calls in flight; more wait their turn, no longer than for an answer. Those that settle holds have
+            a quarter of it more.
     """
 
     def __init__(self, url: str, *, timeout_ms: int, in_flight_max: int) -> None:
@@ -171,7 +84,9 @@ class PipelinedConnection:
         self._tls = _tls_context(url) if url.startswith("rediss://") else None
         self._timeout_s = timeout_ms / 1000
         self._room = asyncio.Semaphore(in_flight_max)
-        self._socket: _Socket | None = None
+        self._reserved = asyncio.Semaphore(max(1, in_flight_max // RESERVED_PART))
+        self.abandoned = AbandonedCalls()
+        self._socket: Socket | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._verify: Callable[[], Awaitable[None]] | None = None
@@ -195,7 +110,12 @@ class PipelinedConnection:
         self._task = asyncio.create_task(self._keep_connected(), name="valkey-connection")
 
     async def close(self) -> None:
-        """Close; calls in flight fail. Closing twice is no error."""
+        """Close; calls that are in flight for longer than ``CLOSE_WAIT_S`` fail. Closing twice is no error."""
+        if self._connected.is_set() and self.in_flight:
+            # Replies come in order: when this one is here, so are those of all calls that nobody waits for any more.
+            with suppress(DrawdownError, TimeoutError):
+                async with asyncio.timeout(CLOSE_WAIT_S):
+                    await self.call("PING", settles=True)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -205,24 +125,33 @@ class PipelinedConnection:
             await self._socket.closed
         self._connected.clear()
 
-    async def call(self, *command: bytes | str | int) -> Reply:
+    async def call(self, *command: bytes | str | int, settles: bool = False) -> Reply:
         """Send one command and wait for its reply.
+
+        Args:
+            command: Its name and arguments.
+            settles: Whether it may use the room that is reserved for calls that settle holds.
 
         Raises:
             StoreUnavailableError: The store is down, in trouble, or did not answer in time. Unless it refused the
                 call, whether the command ran is unknown.
-            DrawdownError: INTERNAL, when the script itself failed.
+            DrawdownError: INTERNAL, when the script itself failed; DEADLINE_EXCEEDED, when it had to wait until its
+                caller had too little time left (``deadline.py``): it was not sent.
         """
         packed = pack(*command)
-        await self._room.acquire()  # until the reply is here, also when the caller is not any more
+        room = self._room  # until the reply is here, also when the caller is not any more
+        if room.locked():
+            room = await self._wait_for_room(settles=settles)
+        else:
+            await room.acquire()
         try:
             if not self._connected.is_set():
                 await self._wait_for_connection()
         except BaseException:
-            self._room.release()
+            room.release()
             raise
         assert self._socket is not None  # noqa: S101  # _connected says so
-        return await self._socket.send(packed)
+        return await self._socket.send(command, packed, room)
 
     @property
     def run_id(self) -> str:
@@ -240,16 +169,31 @@ class PipelinedConnection:
         """Calls sent and not yet answered."""
         return len(self._socket.in_flight) if self._socket else 0
 
+    async def _wait_for_room(self, *, settles: bool) -> asyncio.Semaphore:
+        room = self._reserved if settles else self._room
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await room.acquire()
+        except TimeoutError:
+            raise StoreUnavailableError("valkey", "too many calls wait for valkey") from None
+        try:
+            deadline.check()
+        except DrawdownError:
+            room.release()
+            raise
+        return room
+
     async def _wait_for_connection(self) -> None:
         try:
             async with asyncio.timeout(RECONNECT_WAIT_S):
                 await self._connected.wait()
         except TimeoutError:
             raise StoreUnavailableError("valkey") from None
+        deadline.check()
 
-    async def _connect(self) -> tuple[_Socket, str]:
+    async def _connect(self) -> tuple[Socket, str]:
         """A new connection, and the run_id of the store at its other end."""
-        socket: _Socket | None = None
+        socket: Socket | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
                 socket = await self._dial()
@@ -264,12 +208,12 @@ class PipelinedConnection:
             raise StoreUnavailableError("valkey") from None
         return socket, run_id
 
-    async def _dial(self) -> _Socket:
+    async def _dial(self) -> Socket:
         loop = asyncio.get_running_loop()
         options = self._options
 
-        def new_socket() -> _Socket:
-            return _Socket(self._room.release)
+        def new_socket() -> Socket:
+            return Socket(self.abandoned.note)
 
         if "path" in options:
             _, socket = await loop.create_unix_connection(new_socket, options["path"])
@@ -279,7 +223,7 @@ class PipelinedConnection:
             )
         return socket
 
-    async def _greet(self, socket: _Socket) -> None:
+    async def _greet(self, socket: Socket) -> None:
         """Introduce ourselves: password, database, a name for CLIENT LIST."""
         options = self._options
         try:
@@ -293,9 +237,9 @@ class PipelinedConnection:
             socket.abort()
             raise StoreUnavailableError("valkey", "valkey refused the connection") from error
 
-    async def _ask(self, socket: _Socket, *command: bytes | str | int) -> None:
-        await self._room.acquire()
-        await socket.send(pack(*command))
+    async def _ask(self, socket: Socket, *command: bytes | str | int) -> Reply:
+        """Send a command on a connection that nobody else uses yet: it needs no room of theirs."""
+        return await socket.send(command, pack(*command), asyncio.Semaphore())
 
     async def _keep_connected(self) -> None:
         loop = asyncio.get_running_loop()
@@ -331,11 +275,10 @@ class PipelinedConnection:
             await self._verify()
         self._run_id = run_id
 
-    async def _read_run_id(self, socket: _Socket) -> str:
+    async def _read_run_id(self, socket: Socket) -> str:
         """What identifies this run of the store; empty where INFO is not allowed."""
-        await self._room.acquire()
         try:
-            info = await socket.send(pack("INFO", "server"))
+            info = await self._ask(socket, "INFO", "server")
         except StoreUnavailableError:
             raise
         except DrawdownError:
@@ -343,7 +286,7 @@ class PipelinedConnection:
         found = _RUN_ID.search(info) if isinstance(info, bytes) else None
         return found[1].decode() if found else ""
 
-    async def _watch(self, socket: _Socket) -> None:
+    async def _watch(self, socket: Socket) -> None:
         """Return when the connection is gone; drop it when its oldest call has waited too long."""
         loop = asyncio.get_running_loop()
         while not socket.closed.done():

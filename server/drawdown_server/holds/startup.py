@@ -9,12 +9,20 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from drawdown_server.errors import ConfigurationError, StoreUnavailableError
-from drawdown_server.holds.connection import UNAVAILABLE_PREFIXES
+from drawdown_server.holds.socket import KILLED, UNAVAILABLE_PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +45,8 @@ REDIS_MAJOR_MIN: Final = 7
 def unavailable(error: Exception) -> Exception:
     """The error to raise for one of redis-py: ours if the store is not there now, else the error itself."""
     # redis-py takes some prefixes off the text and makes classes of them.
-    if isinstance(error, _UNAVAILABLE) or str(error).startswith(UNAVAILABLE_PREFIXES):
+    text = str(error)
+    if isinstance(error, _UNAVAILABLE) or text.startswith(UNAVAILABLE_PREFIXES) or KILLED in text:
         return StoreUnavailableError("valkey")
     return error
 
@@ -73,7 +82,7 @@ async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
 
 
 async def check_store(client: Redis) -> None:
-    """Check version, eviction policy and persistence.
+    """Check version, role, eviction policy and persistence.
 
     Raises:
         ConfigurationError: With what to change.
@@ -81,12 +90,21 @@ async def check_store(client: Redis) -> None:
     """
     try:
         info = await client.info("server")
+        replication = await client.info("replication")
+    except (AuthenticationError, NoPermissionError) as error:
+        raise ConfigurationError(
+            f"valkey refuses us: {error}. Put a user that may do this, and its password, into the URL "
+            "(redis://user:password@host:port/0)."
+        ) from None
     except RedisError as error:
         log.warning("valkey.unreachable", error=str(error))
         raise StoreUnavailableError("valkey", f"valkey cannot be reached: {error}") from error
     _check_version(info)
-    if info.get("redis_mode") == "cluster":
+    if "cluster" in (info.get("server_mode"), info.get("redis_mode")):  # Valkey's name of it, and Redis'
         raise ConfigurationError("this valkey is a cluster, which is not supported yet: use a single primary.")
+    if replication.get("role") != "master":
+        primary = f"{replication.get('master_host')}:{replication.get('master_port')}"
+        raise ConfigurationError(f"this valkey is a replica of {primary}: it takes no writes. Use its primary.")
     policy = await _setting(client, "maxmemory-policy")
     if policy not in ("noeviction", None):
         raise ConfigurationError(

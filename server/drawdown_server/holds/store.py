@@ -16,7 +16,6 @@ import msgspec
 
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
 from drawdown_server.holds import keys
-from drawdown_server.holds.connection import FunctionMissingError
 from drawdown_server.holds.counting import count_decision, count_settlement
 from drawdown_server.holds.fingerprint import changed_field
 from drawdown_server.holds.messages import (
@@ -56,6 +55,7 @@ from drawdown_server.holds.refusals import (
     refusal,
     wallet_not_found,
 )
+from drawdown_server.holds.socket import FunctionMissingError
 from drawdown_server.telemetry.metrics import Metrics
 from drawdown_server.telemetry.scripts import ScriptCall
 
@@ -79,6 +79,10 @@ _R = TypeVar("_R", bound=Reply)
 ATTEMPTS_MAX: Final = 4
 """Times a script is sent: once, and again after each thing that can keep it from running at all (wallet not loaded,
 stale epoch, functions lost). None of these attempts has an effect but the last."""
+
+
+SETTLING: Final = frozenset({"commit", "release", "refund"})
+"""Verbs that finish what was begun: a part of the connection's room is theirs alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,7 @@ class HoldStore:
             HoldUnknownError: Redis knows no such hold.
             DrawdownError: HOLD_RELEASED, HOLD_COMMITTED, HOLD_EXPIRED, ASSET_NOT_HELD, BELOW_HOLD, WALLET_NOT_FOUND.
         """
-        reply = await self._run("extend", request, _AUTHORIZE)
+        reply = await self._run("extend" if request.amounts else "extend_ttl", request, _AUTHORIZE)
         if reply.status not in ("OK", "DENIED"):
             raise refusal(request.wallet_id, request.hold_id, reply)
         count_decision(self._metrics, "extend", reply)
@@ -191,7 +195,7 @@ class HoldStore:
             HoldUnknownError: Redis knows no such hold and ``bury`` is off.
             DrawdownError: HOLD_COMMITTED, WALLET_NOT_FOUND.
         """
-        return await self._settle("release", request)
+        return await self._settle("bury" if request.bury else "release", request)
 
     async def refund(self, request: RefundRequest) -> SettleReply:
         """Give debited units back to the grants that paid.
@@ -253,6 +257,14 @@ class HoldStore:
             DrawdownError: WALLET_NOT_FOUND.
         """
         return await self._run("read_caps", request, _READ_CAPS)
+
+    async def ping(self) -> None:
+        """Whether the next call would be answered. Not held up by others that wait for room.
+
+        Raises:
+            StoreUnavailableError: It would not.
+        """
+        await self._connection.call("PING", settles=True)
 
     # --- from Postgres -------------------------------------------------------------------------------------------
 
@@ -399,7 +411,12 @@ class HoldStore:
         wallet_keys = keys.wallet_keys(partition, epoch, request.tenant_id, request.wallet_id)
         with ScriptCall(self._metrics, verb, partition):
             reply = await self._connection.call(
-                b"FCALL", self._library.function(verb), len(wallet_keys), *wallet_keys, self._encode(request)
+                b"FCALL",
+                self._library.function(verb),
+                len(wallet_keys),
+                *wallet_keys,
+                self._encode(request),
+                settles=verb in SETTLING,
             )
         assert isinstance(reply, bytes)  # noqa: S101  # every script answers one msgpack string
         return decoder.decode(reply)

@@ -23,6 +23,10 @@ WALLETS_PER_ROUND: Final = 500
 """Wallets swept per partition and round; the rest is due in the next round, which then comes at once."""
 
 
+SWEEPS_AT_ONCE: Final = 256
+"""Scripts in flight: calls of customers wait behind some milliseconds of them at most, however much is due at once."""
+
+
 class Sweeper:
     """Sweeps all partitions again and again.
 
@@ -35,6 +39,7 @@ class Sweeper:
         self._holds = holds
         self._interval_s = interval_ms / 1000
         self._tombstone_ms = tombstone_ms
+        self._room = asyncio.Semaphore(SWEEPS_AT_ONCE)
         self.expired_total = 0
         self.forgotten_total = 0
 
@@ -70,7 +75,8 @@ class Sweeper:
 
     async def _sweep_wallet(self, tenant_id: str, wallet_id: str) -> bool:
         request = SweepRequest(tenant_id=tenant_id, wallet_id=wallet_id, tombstone_ms=self._tombstone_ms)
-        reply = await self._holds.sweep(request)
+        async with self._room:
+            reply = await self._holds.sweep(request)
         self.expired_total += reply.expired
         self.forgotten_total += reply.forgotten
         return reply.more

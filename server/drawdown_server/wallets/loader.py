@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from drawdown_server import clock
+from drawdown_server import clock, deadline
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.messages import LoadedAsset, LoadRequest, PackedGrant
 
@@ -71,6 +71,7 @@ class WalletLoader:
         self._loading.pop((tenant_id, wallet_id), None)
 
     async def _load(self, tenant_id: str, wallet_id: str) -> bool:
+        deadline.forget()  # it is for all who wait, and for the next one
         async with self._room:
             for _ in range(TICKET_ATTEMPTS_MAX):
                 creations = self._creations

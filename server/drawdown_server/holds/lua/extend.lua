@@ -5,6 +5,7 @@
 -- Reply  OK {hold, balances, replayed, observed} | DENIED {reason, asset, required, available, cap, balances}
 --        | HOLD_UNKNOWN | HOLD_RELEASED, HOLD_COMMITTED, HOLD_EXPIRED {hold} | ASSET_NOT_HELD {asset}
 --        | BELOW_HOLD {asset, required, available: reserved} | NOT_LOADED | STALE_EPOCH
+-- OOM    refused, but allowed under the name extend_ttl: without amounts it takes no memory.
 -- Checks, the first that fails decides: epoch; wallet loaded; hold known; its state; assets held; totals not below what
 --        is reserved; then for a raise: wallet state; funds; caps.
 

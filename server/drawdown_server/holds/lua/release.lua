@@ -5,7 +5,7 @@
 -- Reply  OK {hold, balances, replayed} | HOLD_UNKNOWN | HOLD_COMMITTED {hold} | NOT_LOADED | STALE_EPOCH
 -- Checks, the first that fails decides: epoch; wallet loaded; hold known; hold committed; hold released (the same
 --        answer again).
--- OOM    allowed: a full Redis must not trap money.
+-- OOM    allowed: a full Redis must not trap money. With `bury` it goes by the name bury, and is refused.
 
 -- The hold of a Release that came before its Authorize: it holds nothing, and never will.
 local function tombstone(wallet, request)

@@ -1,0 +1,146 @@
+"""One connection to Valkey: bytes out, replies in order, and what their errors mean to us."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+import hiredis
+import structlog
+
+from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Reply: TypeAlias = "bytes | int | list[Reply] | None"
+"""What Redis answers; errors are raised."""
+
+Command: TypeAlias = tuple[bytes | str | int, ...]
+"""As it is given, not packed."""
+
+log = structlog.get_logger(__name__)
+
+UNAVAILABLE_PREFIXES: Final = (
+    "OOM",
+    "BUSY",
+    "LOADING",
+    "MISCONF",
+    "READONLY",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+)
+"""Errors that a store in trouble answers before it runs a script: the call had no effect and may be sent again."""
+KILLED: Final = "killed by user"
+"""In the error of a script that FUNCTION KILL ended. Redis kills none that has written: it had no effect either."""
+
+
+class ConnectionLostError(StoreUnavailableError):
+    """The connection broke before the answer came; whether the command ran is unknown."""
+
+    def __init__(self) -> None:
+        super().__init__("valkey", "the connection to valkey broke")
+
+
+class FunctionMissingError(StoreUnavailableError):
+    """The store has lost the function library; the script did not run."""
+
+    def __init__(self) -> None:
+        super().__init__("valkey", "valkey has lost the hold scripts")
+
+
+InFlight: TypeAlias = "tuple[asyncio.Future[Reply], float, Command, asyncio.Semaphore]"
+"""A command that was sent and is not answered yet: the future of its reply (cancelled when the caller gave up), when it
+was sent (by the event loop's clock), itself, and the room to give back with the answer."""
+
+
+class Socket(asyncio.Protocol):
+    """One TCP, TLS or unix connection.
+
+    Args:
+        on_abandoned: Hears of every command whose caller had given up before its answer came: the command, and the
+            reply, the error, or the loss of the connection.
+    """
+
+    def __init__(self, on_abandoned: Callable[[Command, Reply | Exception], None]) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._on_abandoned = on_abandoned
+        self.closed = asyncio.get_running_loop().create_future()
+        self.in_flight: deque[InFlight] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=hiredis.ReplyError)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio's: the connection stands."""
+        # asyncio promises a Transport to stream protocols; uvloop's is one in all but its class.
+        self.transport = cast("asyncio.Transport", transport)
+
+    def send(self, command: Command, packed: bytes, room: asyncio.Semaphore) -> asyncio.Future[Reply]:
+        """Write a packed command; its reply arrives in the future, and the room is given back, whoever still waits."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        if self.transport is None or self.closed.done():
+            room.release()
+            future.set_exception(StoreUnavailableError("valkey"))
+            return future
+        self.in_flight.append((future, self._loop.time(), command, room))
+        self.transport.write(packed)
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio's: some bytes of replies."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                future, _, command, room = self.in_flight.popleft()
+                room.release()
+                if isinstance(reply, hiredis.ReplyError):
+                    self._fail(future, command, domain_error(str(reply)))
+                    if str(reply).startswith("READONLY"):
+                        self.abort()  # it is a replica by now: the address may lead to the new primary
+                elif future.done():
+                    self._on_abandoned(command, reply)
+                else:
+                    future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError):
+            log.exception("valkey.protocol_error")
+            self.abort()
+
+    def _fail(self, future: asyncio.Future[Reply], command: Command, error: DrawdownError) -> None:
+        if future.done():
+            self._on_abandoned(command, error)
+        else:
+            future.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """Asyncio's: it is gone, and with it every command in flight."""
+        if not self.closed.done():
+            self.closed.set_result(None)
+        while self.in_flight:
+            future, _, command, room = self.in_flight.popleft()
+            room.release()
+            self._fail(future, command, ConnectionLostError())
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def pack(*command: bytes | str | int) -> bytes:
+    """A command as it goes over the wire."""
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub says 1-tuple and means any
+    return packed
+
+
+def domain_error(text: str) -> DrawdownError:
+    """What a Redis error means to us; its text goes to the log, not to callers."""
+    if "unction not found" in text:
+        return FunctionMissingError()
+    if text.startswith(UNAVAILABLE_PREFIXES) or KILLED in text:
+        log.warning("valkey.refused", error=text)
+        return StoreUnavailableError("valkey", "valkey cannot take this call now")
+    log.error("valkey.error", error=text)
+    return DrawdownError(ErrorReason.INTERNAL, "internal error")

@@ -1,0 +1,85 @@
+"""What load balancers are told: SERVING while this server and Valkey answer.
+
+Postgres is not asked: without it holds go on. ``liveness`` says only that the process answers, and never depends on a
+store: a restart mends none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # its stubs lag behind
+
+from drawdown_server.errors import DrawdownError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    import grpc
+
+log = structlog.get_logger(__name__)
+
+LIVENESS: Final = "liveness"
+"""Health name that says only that the process answers."""
+PROBE_INTERVAL_S: Final = 0.5
+"""Shorter than the interval of load balancers that ask. It costs Valkey two PINGs a second per server."""
+_STATUS: Final = health_pb2.HealthCheckResponse
+
+
+class _Servicer(Protocol):
+    """What we need of grpc_health's servicer, which has no types."""
+
+    async def set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        """Set the status of one service."""
+
+
+class Health:
+    """The health service of this server.
+
+    Args:
+        services: Full names of our own services.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._names = ("", *services)
+        self._servicer: _Servicer = health_aio.HealthServicer()
+        self._is_serving: bool | None = None
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve Check and Watch."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Say SERVING or NOT_SERVING for every service; liveness stays SERVING."""
+        if serving is self._is_serving:
+            return
+        self._is_serving = serving
+        for name in self._names:
+            await self._servicer.set(name, _STATUS.SERVING if serving else _STATUS.NOT_SERVING)
+        await self._servicer.set(LIVENESS, _STATUS.SERVING)
+
+    async def watch(self, probe: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+        """Follow a probe that raises a ``DrawdownError`` while calls would fail, until told to stop."""
+        while not stop.is_set():
+            is_well = await _succeeds(probe)
+            if stop.is_set():  # what is said from here on is not ours to change
+                return
+            if is_well is not self._is_serving:
+                log.warning("health.changed", serving=is_well)
+            await self.set_serving(serving=is_well)
+            try:
+                async with asyncio.timeout(PROBE_INTERVAL_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+
+async def _succeeds(probe: Callable[[], Awaitable[None]]) -> bool:
+    try:
+        await probe()
+    except DrawdownError:
+        return False
+    return True

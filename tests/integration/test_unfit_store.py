@@ -1,0 +1,155 @@
+"""A store that must not hold money is refused, at start and when it comes back as such, and the message says why."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import hiredis
+import pytest
+from structlog.testing import capture_logs
+
+from drawdown_server.app import check
+from drawdown_server.dev.valkey import ValkeyProcess
+from drawdown_server.errors import ConfigurationError, StoreUnavailableError
+from drawdown_server.holds.startup import check_store, open_client
+from integration.audit import open_audit
+from integration.server import authorize_request, run_server, settings, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+PATIENT_MS: Final = 10_000
+EVICTING: Final = ("maxmemory-policy allkeys-lru", "maxmemory 200mb")
+
+
+@asynccontextmanager
+async def fake_store(info: str) -> AsyncIterator[str]:
+    """URL of something that answers INFO with this, and everything else with OK."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        parser = hiredis.Reader()
+        while data := await reader.read(65_536):
+            parser.feed(data)
+            while (command := parser.gets()) is not False:
+                writer.write(f"${len(info)}\r\n{info}\r\n".encode() if command[0] == b"INFO" else b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def refusal(url: str) -> str:
+    """Why it must not be used."""
+    with pytest.raises(ConfigurationError) as refused:
+        async with open_client(url, timeout_ms=PATIENT_MS) as client:
+            await check_store(client)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ("redis_version:6.2.14", "Redis 6.2.14 is too old: 7 or later is needed"),
+        ("redis_version:7.2.4\r\nvalkey_version:7.2.9", "Valkey 7.2.9 is too old: 8 or later is needed"),
+        ("redis_version:7.2.4\r\nredis_mode:cluster", "is a cluster, which is not supported yet"),
+        (
+            "redis_version:7.2.4\r\nvalkey_version:9.0.0\r\nserver_mode:cluster",
+            "is a cluster, which is not supported yet",
+        ),
+    ],
+)
+async def test_a_version_or_mode_that_lacks_something(info: str, expected: str) -> None:
+    async with fake_store(info) as url:
+        assert expected in await refusal(url)
+
+
+async def test_a_real_cluster(data_dir: Path) -> None:
+    async with ValkeyProcess(data_dir, appendfsync="no", extra=["cluster-enabled yes"]) as valkey:
+        assert "is a cluster" in await refusal(valkey.url)
+
+
+async def test_a_replica(data_dir: Path, valkey_server: ValkeyProcess) -> None:
+    extra = [f"replicaof 127.0.0.1 {valkey_server.port}"]
+    async with ValkeyProcess(data_dir, appendfsync="no", extra=extra) as replica:
+        refused = await refusal(replica.url)
+        assert f"a replica of 127.0.0.1:{valkey_server.port}" in refused
+        assert "Use its primary" in refused
+
+
+async def test_no_password_a_wrong_one_and_a_user_that_may_too_little(data_dir: Path) -> None:
+    async with ValkeyProcess(data_dir, appendfsync="no", extra=["user gate on >hunter2 ~* +ping"]) as valkey:
+        async with open_client(valkey.url, timeout_ms=PATIENT_MS) as admin:
+            await admin.config_set("requirepass", "swordfish")
+        for credentials in ("", ":hunter3@", "gate:hunter3@", "nobody:x@", "gate:hunter2@"):
+            refused = await refusal(valkey.url.replace("redis://", f"redis://{credentials}"))
+            assert "valkey refuses us" in refused
+            assert "redis://user:password@host:port/0" in refused
+            assert "hunter" not in refused
+        async with open_client(valkey.url.replace("redis://", "redis://:swordfish@"), timeout_ms=PATIENT_MS) as admin:
+            await admin.config_set("requirepass", "")
+
+
+async def test_what_is_no_redis_at_all() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    with pytest.raises(StoreUnavailableError, match="valkey cannot be reached"):
+        async with open_client(url, timeout_ms=PATIENT_MS) as client:
+            await check_store(client)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_check_config_refuses_it_as_well(data_dir: Path, postgres_url: str) -> None:
+    async with ValkeyProcess(data_dir, appendfsync="no", extra=list(EVICTING)) as valkey:
+        with pytest.raises(ConfigurationError, match="maxmemory-policy allkeys-lru"):
+            await check(settings(valkey.url, postgres_url))
+
+
+async def test_one_that_comes_back_with_a_policy_that_evicts_serves_nobody_until_it_is_mended(
+    data_dir: Path, postgres_url: str
+) -> None:
+    async with ValkeyProcess(data_dir, appendfsync="always") as valkey:
+        config = settings(valkey.url, postgres_url, valkey_timeout_ms=500)
+        async with run_server(config) as server:
+            wallet = await server.wallet(USD=100)
+            await server.authorize(wallet, "h", USD=10)
+            with capture_logs() as logs:
+                valkey.extra = EVICTING
+                await asyncio.to_thread(valkey.restart)
+
+                async def is_refused() -> bool:
+                    return any(line["event"] == "valkey.unfit" for line in logs)
+
+                await until(is_refused)
+            assert any("maxmemory-policy allkeys-lru" in line.get("error", "") for line in logs)
+            failure = await server.failure(authorize_request(wallet, "new", USD=1))
+            assert failure.code is grpc.StatusCode.UNAVAILABLE
+            valkey.extra = ()
+            await asyncio.to_thread(valkey.restart)
+
+            async def is_served() -> bool:
+                try:
+                    return bool((await server.commit(wallet, "h", USD=10)).wallet_sequence)
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.UNAVAILABLE
+                    return False
+
+            await until(is_served)
+            await server.debits(wallet, at_least=1)
+            assert not server.task.done()
+            async with open_audit(config) as audit:
+                await audit.assert_conserved(wallet)
