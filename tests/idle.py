@@ -1,4 +1,4 @@
-"""A wallet that nobody has touched for long, without the wait."""
+"""A wallet to which nothing has happened for long, without the wait."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from drawdown_server.holds.messages import WalletHead
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 IDLE_S: Final = 100_000
-LOADED_MS: Final = 4
-"""Place of the time of the load in a wallet's head (store.lua)."""
 
 
 async def make_idle(redis: Redis, name: str, idle_s: int = IDLE_S) -> None:
-    """Make a wallet's hash as if it had been loaded, and last touched, so many seconds ago."""
+    """Make a wallet's hash as if it had been loaded, and last written, so many seconds ago."""
     packed = await redis.hget(name, "head")
     assert packed is not None, "the wallet is not in Valkey"
-    head = msgspec.msgpack.decode(packed)
-    head[LOADED_MS] -= idle_s * 1000
-    await redis.hset(name, "head", msgspec.msgpack.encode(head))
-    await redis.restore(name, 0, await redis.dump(name), replace=True, idletime=idle_s)
+    head = msgspec.msgpack.decode(packed, type=WalletHead)
+    saved_ms = head.saved_ms - idle_s * 1000
+    idle = msgspec.structs.replace(head, loaded_ms=head.loaded_ms - idle_s * 1000, saved_ms=saved_ms)
+    await redis.hset(name, "head", msgspec.msgpack.encode(idle))

@@ -204,6 +204,7 @@ async def test_memory_that_is_short_lets_wallets_go_sooner(data_dir: Path, postg
             evictor = Evictor(
                 client, server.audit.stores.holds, server.audit.stores.ledger, idle_s=IDLE_S, interval_ms=1
             )
+            assert (await server.balance(older)).available_units == 100, "a look, as the reconciler takes it, is no use"
             assert not await evictor.run_once(), "there is no limit, and no hurry"
             gone = [await is_gone(server, wallet) for wallet in (idle, older, used)]
             assert gone == [False, True, False]

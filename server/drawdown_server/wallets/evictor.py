@@ -1,8 +1,9 @@
 """Takes idle wallets out of Valkey, so that its memory holds the customers of today and not those of ever.
 
-The hot path pays nothing for it: Valkey itself knows when a key was last touched, by a look too (``OBJECT IDLETIME``).
-A round walks a part of the keys, asks Postgres once how far the idle wallets among them are recorded, and sends these
-numbers to ``evict.lua``, which decides. Any number of servers may do this at once.
+The hot path pays nothing for it: every script that writes to a wallet writes its head, and there the time. (Valkey's
+own idle time would count looks too, and the reconciler looks at everything.) A round walks a part of the keys, asks
+Postgres once how far the idle wallets among them are recorded, and sends these numbers to ``evict.lua``, which decides.
+Any number of servers may do this at once.
 
 When memory is short, wallets go after a much shorter time: a load costs Postgres a few milliseconds, a full Valkey
 refuses every new hold.
@@ -13,12 +14,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
 import structlog
 from redis.exceptions import RedisError
 
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
 from drawdown_server.holds import keys
-from drawdown_server.holds.messages import EvictRequest
+from drawdown_server.holds.messages import EvictRequest, WalletHead
 from drawdown_server.holds.startup import unavailable
 
 if TYPE_CHECKING:
@@ -39,13 +41,15 @@ PRESSURE_SHARE: Final = 0.8
 PRESSURE_IDLE_S: Final = 120
 """How long a wallet may be idle when memory is short: a customer in a conversation stays."""
 
+_head = msgspec.msgpack.Decoder(WalletHead)
+
 
 class Evictor:
-    """Evicts wallets that nobody has touched for long.
+    """Evicts wallets to which nothing has happened for long.
 
     Args:
         client: To look at keys with.
-        idle_s: For how long nobody has touched them. A wallet stays for a minute at least, whatever this says.
+        idle_s: For how long nothing has happened to them. A wallet stays for a minute at least, whatever this says.
         interval_ms: Pause between rounds.
     """
 
@@ -81,13 +85,13 @@ class Evictor:
 
         Raises:
             StoreUnavailableError: A store did not answer.
-            redis.exceptions.RedisError: The store does not allow what this needs (SCAN, OBJECT, INFO).
+            redis.exceptions.RedisError: The store does not allow what this needs (SCAN, HGET, INFO).
         """
         is_short = await self._is_memory_short()
         idle_s = min(self._idle_s, PRESSURE_IDLE_S) if is_short else self._idle_s
-        before = self.evicted_total
+        until_ms, before = await self._holds.now_ms() - idle_s * 1000, self.evicted_total
         for _ in range(SCANS_PER_ROUND):
-            idle = await self._next_idle(idle_s)
+            idle = await self._next_idle(until_ms)
             if idle:
                 recorded = await self._ledger.recorded_wallets(idle)
                 await asyncio.gather(*(self._evict(wallet) for wallet in recorded))
@@ -105,22 +109,22 @@ class Evictor:
             raise unavailable(error) from error
         return bool(memory["maxmemory"]) and memory["used_memory"] >= PRESSURE_SHARE * memory["maxmemory"]
 
-    async def _next_idle(self, idle_s: int) -> list[tuple[str, str]]:
-        """(tenant, wallet) of the wallets among the next keys that nobody has touched for so long."""
+    async def _next_idle(self, until_ms: int) -> list[tuple[str, str]]:
+        """(tenant, wallet) of the wallets among the next keys to which nothing has happened since."""
         try:
             self._cursor, found = await self._client.scan(self._cursor, match=keys.WALLETS_PATTERN, count=KEYS_PER_SCAN)
             names = cast("list[bytes]", found)
             pipeline = self._client.pipeline(transaction=False)
             for name in names:
-                pipeline.object("IDLETIME", name)
-            idle = cast("list[int | None]", await pipeline.execute()) if names else []
+                pipeline.hget(name.decode(), "head")
+            heads = cast("list[bytes | None]", await pipeline.execute()) if names else []
         except RedisError as error:
             raise unavailable(error) from error
         wallets = []
-        for name, seconds in zip(names, idle, strict=True):
+        for name, head in zip(names, heads, strict=True):
             wallet = keys.parse_wallet(name.decode())
             # An older epoch's keys are not ours to judge: its numbers mean nothing any more.
-            if wallet and seconds is not None and seconds >= idle_s and self._is_current(wallet):
+            if wallet and head and _head.decode(head).saved_ms <= until_ms and self._is_current(wallet):
                 wallets.append((wallet.tenant_id, wallet.wallet_id))
         return wallets
 
