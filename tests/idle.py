@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from drawdown_server.holds.messages import WalletHead
+from drawdown_server.holds.model import WalletHead
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

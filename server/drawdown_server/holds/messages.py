@@ -28,19 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class WalletHead(msgspec.Struct, array_like=True, frozen=True):
-    """The field ``head`` of a wallet's hash, as ``store.lua`` packs it."""
-
-    state: WalletState
-    sequence: int
-    change_number: int
-    due_ms: int
-    loaded_ms: int
-    has_caps: bool
-    saved_ms: int = 0
-    """When a script last wrote to the wallet."""
-
-
 class WalletRequest(msgspec.Struct, kw_only=True):
     """What every request begins with."""
 

@@ -193,3 +193,27 @@ class WalletReading(msgspec.Struct, frozen=True):
     """Number of the last change from Postgres that was applied."""
     open_holds: int
     balances: list[AssetBalance]
+
+
+class WalletHead(msgspec.Struct, array_like=True, frozen=True):
+    """The field ``head`` of a wallet's hash, as ``store.lua`` packs it."""
+
+    state: WalletState
+    sequence: int
+    change_number: int
+    due_ms: int
+    loaded_ms: int
+    has_caps: bool
+    saved_ms: int = 0
+    """When a script last wrote to the wallet."""
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """Where the store was before something was read from Postgres for it."""
+
+    epoch: int
+    """Of the wallet's partition."""
+    time_ms: int
+    """By the store's clock."""
+    is_live: bool
+    """The wallet was there at that time or a moment later: nothing is to be loaded."""

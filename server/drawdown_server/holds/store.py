@@ -9,7 +9,6 @@ effect the first time.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -46,7 +45,7 @@ from drawdown_server.holds.messages import (
     SweepRequest,
     WalletRequest,
 )
-from drawdown_server.holds.model import DenialReason, Hold, WalletReading
+from drawdown_server.holds.model import DenialReason, Hold, Ticket, WalletReading
 from drawdown_server.holds.refusals import (
     HoldUnknownError,
     hold_committed,
@@ -83,18 +82,6 @@ stale epoch, functions lost). None of these attempts has an effect but the last.
 
 SETTLING: Final = frozenset({"commit", "release", "refund"})
 """Verbs that finish what was begun: a part of the connection's room is theirs alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """Where the store was before something was read from Postgres for it."""
-
-    epoch: int
-    """Of the wallet's partition."""
-    time_ms: int
-    """By the store's clock."""
-    is_live: bool
-    """The wallet was there at that time or a moment later: nothing is to be loaded."""
 
 
 class HoldStore:

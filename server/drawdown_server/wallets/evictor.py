@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
 from drawdown_server.holds import keys
-from drawdown_server.holds.messages import EvictRequest, WalletHead
+from drawdown_server.holds.messages import EvictRequest
+from drawdown_server.holds.model import WalletHead
 from drawdown_server.holds.startup import unavailable
 
 if TYPE_CHECKING:
