@@ -204,8 +204,13 @@ class WalletHead(msgspec.Struct, array_like=True, frozen=True):
     due_ms: int
     loaded_ms: int
     has_caps: bool
-    saved_ms: int = 0
-    """When a script last wrote to the wallet."""
+    appended_ms: int = 0
+    """When its last event was appended; 0 = none since it was loaded."""
+
+    @property
+    def changed_ms(self) -> int:
+        """When something last happened to it. Holds that came and went without an event keep it here by themselves."""
+        return max(self.loaded_ms, self.appended_ms)
 
 
 class Ticket(msgspec.Struct, frozen=True):

@@ -99,7 +99,6 @@ class HoldStore:
     ) -> None:
         self._connection = connection
         self._epochs = epochs
-        self._functions: dict[str, bytes] = {}
         self._library = library
         self._encode = msgspec.msgpack.Encoder().encode
         self._load_missing: LoadMissing | None = None

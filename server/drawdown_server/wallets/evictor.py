@@ -1,9 +1,9 @@
 """Takes idle wallets out of Valkey, so that its memory holds the customers of today and not those of ever.
 
-The hot path pays nothing for it: every script that writes to a wallet writes its head, and there the time. (Valkey's
-own idle time would count looks too, and the reconciler looks at everything.) A round walks a part of the keys, asks
-Postgres once how far the idle wallets among them are recorded, and sends these numbers to ``evict.lua``, which decides.
-Any number of servers may do this at once.
+The hot path pays nothing for it: the head of a wallet has the time of its last event. (Valkey's own idle time would
+count looks too, and the reconciler looks at everything.) A round walks a part of the keys, asks Postgres once how far
+the idle wallets among them are recorded, and sends these numbers to ``evict.lua``, which decides. Any number of servers
+may do this at once.
 
 When memory is short, wallets go after a much shorter time: a load costs Postgres a few milliseconds, a full Valkey
 refuses every new hold.
@@ -125,7 +125,7 @@ class Evictor:
         for name, head in zip(names, heads, strict=True):
             wallet = keys.parse_wallet(name.decode())
             # An older epoch's keys are not ours to judge: its numbers mean nothing any more.
-            if wallet and head and _head.decode(head).saved_ms <= until_ms and self._is_current(wallet):
+            if wallet and head and _head.decode(head).changed_ms <= until_ms and self._is_current(wallet):
                 wallets.append((wallet.tenant_id, wallet.wallet_id))
         return wallets
 
