@@ -11,6 +11,7 @@ from drawdown_server.ledger.events import (
     EventKind,
     Line,
     LineKind,
+    NewerEventError,
     SettledAmount,
     decode,
     encode,
@@ -64,9 +65,16 @@ def test_the_positions_are_the_documented_ones() -> None:
 
 
 @pytest.mark.parametrize("shape", [[2, "COMMIT"], [2, *msgspec.msgpack.decode(encode(EVENT))[1:]], [9, {}]])
-def test_another_version_is_named(shape: list[object]) -> None:
-    with pytest.raises(EventError, match=rf"event of version {shape[0]}; this flusher understands version 1"):
+def test_a_newer_version_is_named_and_is_no_poison(shape: list[object]) -> None:
+    with pytest.raises(NewerEventError, match=rf"event of version {shape[0]}; this flusher understands version 1"):
         decode(msgspec.msgpack.encode(shape))
+
+
+@pytest.mark.parametrize("version", [-1, 0, 1_001, 2**63])
+def test_a_version_that_cannot_be_is_poison(version: int) -> None:
+    with pytest.raises(EventError, match=f"event of version {version}") as caught:
+        decode(msgspec.msgpack.encode([version, "COMMIT"]))
+    assert not isinstance(caught.value, NewerEventError)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xc1", b"hello", msgspec.msgpack.encode([]), msgspec.msgpack.encode({"a": 1})])

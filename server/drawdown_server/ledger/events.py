@@ -1,7 +1,8 @@
 """The events in the outbox: what the hold scripts write and the flusher records.
 
 One stream entry has one field, ``e``: a msgpack array. The Lua scripts write the same positions, so a change here is
-a change of ``VERSION``, and the flusher is rolled out before the scripts that write it.
+a change of ``VERSION``. Every later version of the flusher understands the earlier ones; an earlier flusher leaves the
+partition to a later one (``NewerEventError``). So servers of two versions may run beside each other in any order.
 
 ====  ==================  =================================================================================
  pos  field               value
@@ -73,6 +74,8 @@ import msgspec
 from drawdown_server.holds.model import UNITS_MAX
 
 VERSION: Final = 1
+VERSION_MAX: Final = 1_000
+"""What claims to be of a version beyond this is no event of ours: it must not keep a partition waiting."""
 FIELD: Final = b"e"
 """Name of the one field of a stream entry."""
 
@@ -85,6 +88,10 @@ _Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 class EventError(ValueError):
     """An entry of the outbox that is no event this version understands."""
+
+
+class NewerEventError(EventError):
+    """An event that is right for all we know, of a version that only a newer flusher understands."""
 
 
 class EventKind(StrEnum):
@@ -180,20 +187,26 @@ def decode(raw: bytes) -> Event:
     """The event in the value of field ``e``.
 
     Raises:
-        EventError: It is no event, or one of another version.
+        NewerEventError: One of a newer version.
+        EventError: It is no event.
     """
     try:
         event = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         version = _version_of(raw)
         if version is not None and version != VERSION:
-            raise EventError(f"event of version {version}; this flusher understands version {VERSION}") from error
+            raise _of_another_version(version) from error
         raise EventError(f"not an event: {error}") from error
     if event.version != VERSION:
-        raise EventError(f"event of version {event.version}; this flusher understands version {VERSION}")
+        raise _of_another_version(event.version)
     if "\0" in event.tenant_id or "\0" in event.wallet_id:
         raise EventError("the wallet's name contains a NUL character, which Postgres cannot look up")
     return event
+
+
+def _of_another_version(version: int) -> EventError:
+    text = f"event of version {version}; this flusher understands version {VERSION}"
+    return NewerEventError(text) if VERSION < version <= VERSION_MAX else EventError(text)
 
 
 def _version_of(raw: bytes) -> int | None:

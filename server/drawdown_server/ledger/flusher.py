@@ -12,7 +12,8 @@ forgets what it knows and asks for leases again. A batch that Postgres refuses b
 bisected; the event that cannot be recorded goes to dead_letters, with an ERROR in the log, and the others flow.
 When a store is down, ``run`` waits (exponentially, with jitter) and goes on; nothing is lost, the outbox only grows.
 
-Any number of flushers may run: the first takes all partitions, the others stand by until its leases are free.
+Any number of flushers may run: the first takes all partitions, the others stand by until its leases are free. One that
+meets an event of a newer version records what came before it and gives the partition back for ``LEFT_S``.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ BACKOFF_FIRST_S: Final = 0.05
 """First wait after a store did not answer; doubles each time."""
 BACKOFF_MAX_S: Final = 5.0
 """Longest wait: once the store is back, the backlog is older by this at most."""
+
+LEFT_S: Final = 60.0
+"""How long a partition with events of a newer version is left to a newer flusher. Then it is looked at again, and left
+again with another ERROR in the log: nobody records it if there is no newer flusher."""
 
 RENEWALS_PER_TTL: Final = 3
 """Leases are renewed this often within their time to live: one renewal may fail and nobody takes over."""
@@ -91,6 +96,7 @@ class Flusher:
         self._lease_ttl_ms = lease_ttl_ms
         self._leases: dict[int, LeaseRow] = {}
         self._positions: dict[int, str] = {}
+        self._left_until: dict[int, float] = {}  # partition -> monotonic seconds
         self._lease_due = 0.0  # monotonic seconds
         self._count = batch_max
         self._progress = asyncio.Condition()
@@ -146,11 +152,13 @@ class Flusher:
             await self._renew_leases()
             if not self._leases:
                 return 0
-            events = await self._read(block_ms)
+            events, newer = _before_newer(await self._read(block_ms))
             for start in range(0, len(events), self._batch_max):
                 await self._record(events[start : start + self._batch_max])
             if events:
                 await self._trim({event.partition for event in events})
+            if newer:
+                await self._leave(newer)
         except BaseException:
             self._forget()
             raise
@@ -205,7 +213,8 @@ class Flusher:
             return
         asked = time.monotonic()
         before = self._leases
-        rows = await self._store.lease_partitions(self._owner, self._lease_ttl_ms)
+        self._left_until = {partition: until for partition, until in self._left_until.items() if until > asked}
+        rows = await self._store.lease_partitions(self._owner, self._lease_ttl_ms, except_for=list(self._left_until))
         self._leases = {row.partition: row for row in rows}
         self._positions = {row.partition: row.position for row in rows}
         # Counted from before the question: the lease that Postgres gave began later, never earlier.
@@ -235,6 +244,21 @@ class Flusher:
             for key, entries in found.items()
             for stream_id, raw in entries
         ]
+
+    async def _leave(self, newer: Sequence[OutboxEvent]) -> None:
+        """Give partitions back whose next event is of a newer version."""
+        for event in newer:
+            _log.error(
+                "flusher_too_old",
+                owner=self._owner,
+                partition=event.partition,
+                epoch=event.epoch,
+                stream_id=event.stream_id,
+                error=event.error,
+            )
+            self._left_until[event.partition] = time.monotonic() + LEFT_S
+        await self._store.release_leases(self._owner, [event.partition for event in newer])
+        self._forget()
 
     def _share(self) -> int:
         """Each partition's share of a batch."""
@@ -316,6 +340,18 @@ class Flusher:
     async def _notify(self) -> None:
         async with self._progress:
             self._progress.notify_all()
+
+
+def _before_newer(events: Sequence[OutboxEvent]) -> tuple[list[OutboxEvent], list[OutboxEvent]]:
+    """Of each partition the events before the first of a newer version; and these first ones."""
+    before: list[OutboxEvent] = []
+    newer: dict[int, OutboxEvent] = {}
+    for event in events:
+        if event.newer:
+            newer.setdefault(event.partition, event)
+        elif event.partition not in newer:
+            before.append(event)
+    return before, list(newer.values())
 
 
 def _backoff_s(failures: int) -> float:

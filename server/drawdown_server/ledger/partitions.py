@@ -117,18 +117,19 @@ class PartitionStore(Database):
                 [epoch for _, epoch in epochs],
             )
 
-    async def lease_partitions(self, owner: str, ttl_ms: int) -> list[LeaseRow]:
+    async def lease_partitions(self, owner: str, ttl_ms: int, *, except_for: Sequence[int] = ()) -> list[LeaseRow]:
         """Renew this owner's leases and take every free one.
 
         Args:
             owner: Unique per flusher and process start.
             ttl_ms: How long it keeps them without a word.
+            except_for: Partitions that it neither renews nor takes.
 
         Returns:
             All partitions that it owns now, with the position to go on from.
         """
         async with self._connection() as connection:
-            rows = await connection.fetch(QUERIES["lease"], owner, ttl_ms / 1000)
+            rows = await connection.fetch(QUERIES["lease"], owner, ttl_ms / 1000, except_for)
         return [LeaseRow(row["partition"], row["epoch"], row["position"], row["lease_token"]) for row in rows]
 
     async def fence_flushers(self) -> None:
@@ -136,10 +137,10 @@ class PartitionStore(Database):
         async with self._connection() as connection:
             await connection.execute(QUERIES["flushers_fence"])
 
-    async def release_leases(self, owner: str) -> None:
-        """Give this owner's leases back, so that another flusher goes on at once."""
+    async def release_leases(self, owner: str, partitions: Sequence[int] | None = None) -> None:
+        """Give this owner's leases back, so that another flusher goes on at once; all, or those of some partitions."""
         async with self._connection() as connection:
-            await connection.execute(QUERIES["lease_release"], owner)
+            await connection.execute(QUERIES["lease_release"], owner, partitions)
 
     async def create_dead_letters(self, letters: Sequence[DeadLetterRow]) -> int:
         """Keep events that cannot be recorded; those that are there already stay as they are.

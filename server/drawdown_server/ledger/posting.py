@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from drawdown_server.ledger.events import Event, EventError, EventKind, decode
+from drawdown_server.ledger.events import Event, EventError, EventKind, NewerEventError, decode
 from drawdown_server.ledger.lines import FUNDING, Delta
 from drawdown_server.ledger.rows import DeadLetterRow
 from drawdown_server.ledger.settlement import HoldKey, HoldRecord, KnownHold, begins_hold
@@ -67,6 +67,8 @@ class OutboxEvent(msgspec.Struct, frozen=True):
     """None when it cannot be decoded."""
     error: str = ""
     """Why it is poison; empty = nothing known against it."""
+    newer: bool = False
+    """Not poison: a newer flusher understands it."""
 
 
 class LockedWallet(NamedTuple):
@@ -161,7 +163,7 @@ def read_event(partition: int, epoch: int, stream_id: str, raw: bytes) -> Outbox
     try:
         return OutboxEvent(partition, epoch, stream_id, raw, decode(raw))
     except EventError as error:
-        return OutboxEvent(partition, epoch, stream_id, raw, None, str(error))
+        return OutboxEvent(partition, epoch, stream_id, raw, None, str(error), newer=isinstance(error, NewerEventError))
 
 
 def wallets_of(events: Sequence[OutboxEvent]) -> set[WalletKey]:

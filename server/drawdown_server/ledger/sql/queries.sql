@@ -314,7 +314,7 @@ UPDATE partitions
 SET lease_token = CASE WHEN lease_owner = $1 THEN lease_token ELSE lease_token + 1 END,
     lease_owner = $1,
     lease_expire_time = now() + make_interval(secs => $2::float8)
-WHERE lease_owner = $1 OR lease_owner = '' OR lease_expire_time < now()
+WHERE (lease_owner = $1 OR lease_owner = '' OR lease_expire_time < now()) AND NOT partition = ANY ($3::integer[])
 RETURNING partition, epoch, position, lease_token
 
 -- flushers_fence --
@@ -322,7 +322,8 @@ RETURNING partition, epoch, position, lease_token
 UPDATE partitions SET lease_token = lease_token + 1 WHERE lease_owner <> ''
 
 -- lease_release --
-UPDATE partitions SET lease_owner = '', lease_expire_time = now() WHERE lease_owner = $1
+UPDATE partitions SET lease_owner = '', lease_expire_time = now()
+WHERE lease_owner = $1 AND ($2::integer[] IS NULL OR partition = ANY ($2))
 
 -- flush_fence --
 -- Moves the positions, and only where this flusher still owns the partition and nobody moved it meanwhile.
