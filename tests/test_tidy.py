@@ -143,3 +143,11 @@ def test_no_machine_paths_and_no_registry_addresses() -> None:
 def test_links_between_our_pages_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
         assert (path.parent / target).exists(), f"{name(path)} links to {target}"
+
+
+@pytest.mark.parametrize("path", [p for p in OURS if p.suffix == ".md"], ids=name)
+def test_tests_that_our_pages_name_exist(path: Path) -> None:
+    for file, test in re.findall(r"`([\w./]+\.py)::(\w+)", path.read_text()):
+        found = next((place for place in (path.parent / file, ROOT / file) if place.exists()), None)
+        assert found is not None, f"{name(path)} names {file}"
+        assert re.search(rf"^(async )?def {test}\(", found.read_text(), re.MULTILINE), f"{name(path)} names {test}"

@@ -58,6 +58,7 @@ from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.health import Health
 from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.rpc.ledger import LedgerService
+from drawdown_server.rpc.transport import SERVER_OPTIONS
 from drawdown_server.rpc.wallets import BalanceService, WalletService
 from drawdown_server.signals import stop_on_signals
 from drawdown_server.telemetry.admin import open_admin
@@ -79,18 +80,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-MESSAGE_BYTES_MAX: Final = 64 * 1024
-"""Largest request: an Authorize with every field at its limit has about 40 KiB."""
-METADATA_BYTES_MAX: Final = 16 * 1024
-STREAMS_MAX: Final = 256
-"""Calls at once on one connection: the answers that wait in memory for a client that does not read. A client with more
-keeps them back; at this many a server has no time left in any case."""
-KEEPALIVE_MS: Final = 30_000
-"""A client that is silent for this long while it has calls is asked whether it is still there."""
-KEEPALIVE_TIMEOUT_MS: Final = 10_000
-"""Then it is dropped: its machine is gone, or it reads nothing."""
-CLIENT_PING_MS: Final = 5_000
-"""A client may ask so often whether we are still there (ours does after 10 s); gRPC's own 5 minutes would drop it."""
 DRAIN_EXTRA_S: Final = 10.0
 """How long the flusher may take at shutdown to record what is in the outbox; the rest waits safely in Valkey."""
 BLOCKING_READ_EXTRA_MS: Final = 2_000
@@ -260,18 +249,7 @@ def build_server(
     )
     server = grpc.aio.server(
         interceptors=[calls],
-        options=[
-            ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.max_metadata_size", METADATA_BYTES_MAX),
-            ("grpc.max_concurrent_streams", STREAMS_MAX),
-            # With it, two of three calls of a client that has more than these at once were refused: it counts a call
-            # until it is cleaned up, the client until it is answered.
-            ("grpc.http.overload_protection", 0),
-            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-            ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
-        ],
+        options=SERVER_OPTIONS,
     )
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
         AuthorizationService(stores.holds, stores.ledger, assets, limits), server

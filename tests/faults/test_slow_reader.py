@@ -7,17 +7,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import ledger_service_pb2 as ledger_pb
-from drawdown_server.app import STREAMS_MAX
 from drawdown_server.dev.process import free_port
+from drawdown_server.rpc.transport import KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, STREAMS_MAX
 from faults.processes import program
 from faults.tcp_proxy import TcpProxy
 from integration.audit import open_audit
-from integration.server import Rpc, amounts, open_channel
+from integration.server import Rpc, amounts, open_channel, run_server, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -91,6 +92,22 @@ async def test_what_waits_for_a_client_that_reads_nothing_is_bounded(config: Con
         for stream in streams:
             stream.cancel()
         await audit.assert_conserved(wallet)
+
+
+@pytest.mark.soak
+async def test_a_client_that_is_silent_is_dropped(config: Config) -> None:
+    """It has a call, and its machine is gone; takes as long as a server waits for it."""
+    async with run_server(config) as server, TcpProxy(server.port, counts_replies=False) as proxy:
+        async with open_channel(proxy.port) as channel:
+            watch = Rpc(channel).health.Watch(health_pb2.HealthCheckRequest())
+            assert await watch.read()
+            proxy.stall("requests")
+
+            async def dropped() -> bool:
+                return proxy.connections == 0
+
+            await until(dropped, timeout_s=2 * (KEEPALIVE_MS + KEEPALIVE_TIMEOUT_MS) / 1000)
+            watch.cancel()
 
 
 async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:

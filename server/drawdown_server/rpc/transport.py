@@ -1,0 +1,31 @@
+"""What the gRPC transport allows a client: sizes, calls at once, silence. Each constant says why it is what it is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MESSAGE_BYTES_MAX: Final = 64 * 1024
+"""Largest request: an Authorize with every field at its limit has about 40 KiB."""
+METADATA_BYTES_MAX: Final = 16 * 1024
+STREAMS_MAX: Final = 256
+"""Calls at once on one connection: the answers that wait in memory for a client that does not read. A client with more
+keeps them back; at this many a server has no time left in any case."""
+KEEPALIVE_MS: Final = 30_000
+"""A client that is silent for this long while it has calls is asked whether it is still there."""
+KEEPALIVE_TIMEOUT_MS: Final = 10_000
+"""Then it is dropped: its machine is gone, or it reads nothing."""
+CLIENT_PING_MS: Final = 5_000
+"""A client may ask so often whether we are still there (ours does after 10 s); gRPC's own 5 minutes would drop it."""
+
+SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.max_concurrent_streams", STREAMS_MAX),
+    # Off: with it, two of three calls of a client with more than these at once were refused (measured with 700). It
+    # counts a call until it is cleaned up, the client until it is answered.
+    ("grpc.http.overload_protection", 0),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
+)
