@@ -61,6 +61,7 @@ CHANNEL_OPTIONS: Final[Sequence[tuple[str, str | int]]] = (
     # Pings go out only while a call waits and nothing has come in.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # without it the answer to a ping may take a minute
     # A server that was restarted is in use again at once, and one that was gone for long within seconds; gRPC's own
     # waits are 1 s at first and 2 minutes in the end.
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -27,5 +27,6 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.http.overload_protection", 0),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # without it the answer to a ping may take a minute
     ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
 )
