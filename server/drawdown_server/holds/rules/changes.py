@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Final
 
 from drawdown_server.holds.messages import ApplyReply, EvictReply, LoadReply
@@ -78,8 +79,9 @@ def evict(wallet: Wallet, request: EvictRequest) -> EvictReply:
     if wallet.holds:
         return EvictReply(status="HAS_HOLDS")
     numbers = (request.sequence, request.applied_change_number, request.change_number)
-    is_behind = any(asset.is_behind(wallet.now_ms) for asset in wallet.assets.values())
-    if is_behind or numbers != (wallet.sequence, wallet.change_number, wallet.change_number):
+    # Tried on a copy: a scheduled grant for which there is no room yet goes on waiting, wherever the wallet is.
+    by_time = [line for asset in wallet.assets.values() for line in deepcopy(asset).refresh(wallet.now_ms)]
+    if by_time or numbers != (wallet.sequence, wallet.change_number, wallet.change_number):
         return EvictReply(status="NOT_RECORDED")
     if wallet.now_ms < wallet.loaded_ms + LIVE_MIN_MS:
         return EvictReply(status="TOO_YOUNG")
