@@ -211,6 +211,7 @@ async def run_flusher(config: Config, stores: Stores, metrics: Metrics, stop: as
             linger_ms=config.flush_linger_ms,
             lease_ttl_ms=config.lease_ttl_ms,
             metrics=metrics,
+            run_id=lambda: stores.presence.run_id,
         )
         stores.presence.follow(client)
 

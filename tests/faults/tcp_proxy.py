@@ -166,6 +166,10 @@ class TcpProxy:
         self._losing = Losing(part, loss, way)
         self.lost.clear()
 
+    def lead_to(self, port: int) -> None:
+        """New connections go to another store, as those to a virtual address do after a failover."""
+        self._store_port = port
+
     def cut(self) -> None:
         """Reset every connection, as a firewall does."""
         for link in self._links:

@@ -4,7 +4,9 @@ One cycle (``run_once``):
 
     lease      own partitions, renewed before half of the time is over (one UPDATE for all of them)
     read       XREAD every owned outbox after the position that Postgres remembers; no consumer group
-    record     one Postgres transaction for all of them; it moves the positions and checks the leases (recording.py)
+    record     one Postgres transaction for all of them; it moves the positions and checks the leases (recording.py).
+               A backlog is recorded in two at once, of different partitions: one is planned here while Postgres works
+               on the other
     trim       XTRIM MINID up to what is confirmed
 
 A crash anywhere is followed by the same read. A flusher that lost its lease meanwhile is fenced in ``record``: it
@@ -36,7 +38,7 @@ from drawdown_server.ledger.writing import PoisonError
 from drawdown_server.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from redis.asyncio import Redis
 
@@ -56,6 +58,11 @@ again with another ERROR in the log: nobody records it if there is no newer flus
 RENEWALS_PER_TTL: Final = 3
 """Leases are renewed this often within their time to live: one renewal may fail and nobody takes over."""
 
+LANES: Final = 2
+"""Transactions at once on a backlog: this process plans one while Postgres writes the other. A third would wait."""
+LANE_EVENTS_MIN: Final = 200
+"""A smaller batch is one transaction: what it costs beside its rows (a fence, a commit to disk) is paid once."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -71,6 +78,7 @@ class Flusher:
         linger_ms: Least time between the starts of two transactions that are not full.
         lease_ttl_ms: How long a flusher that went silent keeps its partitions.
         metrics: Where batches and dead letters are counted; None: nobody reads them.
+        run_id: Of the Valkey that this process has claimed; "" = not known.
     """
 
     def __init__(
@@ -84,6 +92,7 @@ class Flusher:
         linger_ms: int,
         lease_ttl_ms: int,
         metrics: Metrics | None = None,
+        run_id: Callable[[], str] = str,
     ) -> None:
         self._metrics = metrics or Metrics()
         self._metrics.follow_flusher(self)
@@ -94,6 +103,7 @@ class Flusher:
         self._block_ms = block_ms
         self._linger_ms = linger_ms
         self._lease_ttl_ms = lease_ttl_ms
+        self._run_id = run_id
         self._leases: dict[int, LeaseRow] = {}
         self._positions: dict[int, str] = {}
         self._left_until: dict[int, float] = {}  # partition -> monotonic seconds
@@ -153,8 +163,7 @@ class Flusher:
             if not self._leases:
                 return 0
             events, newer = _before_newer(await self._read(block_ms))
-            for start in range(0, len(events), self._batch_max):
-                await self._record(events[start : start + self._batch_max])
+            await self._record_lanes(events)
             if events:
                 await self._trim({event.partition for event in events})
             if newer:
@@ -214,7 +223,9 @@ class Flusher:
         asked = time.monotonic()
         before = self._leases
         self._left_until = {partition: until for partition, until in self._left_until.items() if until > asked}
-        rows = await self._store.lease_partitions(self._owner, self._lease_ttl_ms, except_for=list(self._left_until))
+        rows = await self._store.lease_partitions(
+            self._owner, self._lease_ttl_ms, run_id=self._run_id(), except_for=list(self._left_until)
+        )
         self._leases = {row.partition: row for row in rows}
         self._positions = {row.partition: row.position for row in rows}
         # Counted from before the question: the lease that Postgres gave began later, never earlier.
@@ -275,6 +286,17 @@ class Flusher:
             self._count = max(self._share(), self._batch_max // len(sizes))
         elif sizes and max(sizes) == self._count:
             self._count = min(self._batch_max, self._count * 2)
+
+    async def _record_lanes(self, events: Sequence[OutboxEvent]) -> None:
+        """Record what was read, a large batch in several transactions at once, each of its own partitions."""
+        results = await asyncio.gather(*(self._record_lane(lane) for lane in _lanes(events)), return_exceptions=True)
+        for result in results:
+            if result is not None:
+                raise result
+
+    async def _record_lane(self, events: Sequence[OutboxEvent]) -> None:
+        for start in range(0, len(events), self._batch_max):
+            await self._record(events[start : start + self._batch_max])
 
     async def _record(self, events: Sequence[OutboxEvent]) -> None:
         """Record events in one transaction; when they hold poison, in halves, down to the poison itself."""
@@ -352,6 +374,19 @@ def _before_newer(events: Sequence[OutboxEvent]) -> tuple[list[OutboxEvent], lis
         elif event.partition not in newer:
             before.append(event)
     return before, list(newer.values())
+
+
+def _lanes(events: Sequence[OutboxEvent]) -> list[list[OutboxEvent]]:
+    """The events by partition in lanes of about the same size, the order of each outbox as it was."""
+    if len(events) < LANES * LANE_EVENTS_MIN:
+        return [list(events)]
+    lanes: list[list[OutboxEvent]] = [[] for _ in range(LANES)]
+    by_partition: dict[int, list[OutboxEvent]] = {}
+    for event in events:
+        by_partition.setdefault(event.partition, []).append(event)
+    for outbox in sorted(by_partition.values(), key=len, reverse=True):
+        min(lanes, key=len).extend(outbox)
+    return [lane for lane in lanes if lane]
 
 
 def _backoff_s(failures: int) -> float:

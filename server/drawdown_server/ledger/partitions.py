@@ -117,19 +117,22 @@ class PartitionStore(Database):
                 [epoch for _, epoch in epochs],
             )
 
-    async def lease_partitions(self, owner: str, ttl_ms: int, *, except_for: Sequence[int] = ()) -> list[LeaseRow]:
-        """Renew this owner's leases and take every free one.
+    async def lease_partitions(
+        self, owner: str, ttl_ms: int, *, run_id: str = "", except_for: Sequence[int] = ()
+    ) -> list[LeaseRow]:
+        """Renew this owner's leases and take every free one; none while others serve from another Valkey.
 
         Args:
             owner: Unique per flusher and process start.
             ttl_ms: How long it keeps them without a word.
+            run_id: Of the Valkey whose outboxes it reads; "" = not known.
             except_for: Partitions that it neither renews nor takes.
 
         Returns:
             All partitions that it owns now, with the position to go on from.
         """
         async with self._connection() as connection:
-            rows = await connection.fetch(QUERIES["lease"], owner, ttl_ms / 1000, except_for)
+            rows = await connection.fetch(QUERIES["lease"], owner, ttl_ms / 1000, run_id, except_for)
         return [LeaseRow(row["partition"], row["epoch"], row["position"], row["lease_token"]) for row in rows]
 
     async def fence_flushers(self) -> None:

@@ -51,6 +51,11 @@ class Presence:
         self._server_id = server_id
         self._run_id = ""
 
+    @property
+    def run_id(self) -> str:
+        """Of the Valkey that was claimed last; empty where INFO is not allowed."""
+        return self._run_id
+
     def follow(self, client: Redis) -> None:
         """Whenever a Valkey is claimed, cut the connections of this client: they may lead to the one from before."""
         self._followers.append(client)

@@ -24,8 +24,9 @@ one, which may lack it, is already served. ``tests/simulation/protocol`` walks t
 
 from __future__ import annotations
 
+import asyncio
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -37,7 +38,7 @@ from drawdown_server.ledger.rows import POSITION_START, PartitionRow
 from drawdown_server.ledger.salvage import salvage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from redis.asyncio import Redis
 
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
 
 ROUNDS_MAX: Final = 10
 """How often to look again when other servers change the same partitions meanwhile."""
+
+AT_ONCE: Final = 4
+"""Partitions worked on at once: half of the connections to Postgres that a process has by default."""
+
+_T = TypeVar("_T")
 
 _POSTGRES_IS_OLD: Final = (
     "Postgres was restored from a backup, or it is not the database of this Valkey. Nothing was changed; "
@@ -175,13 +181,13 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
     suspects: set[int] = set()
     for _ in range(ROUNDS_MAX):
         rows = [row for row in await store.read_partitions() if row.partition in left]
-        for row in rows:
-            if row.left_epoch:
-                await _finish(redis, store, row)
+        await _some_at_once(_finish(redis, store, row) for row in rows if row.left_epoch)
         findings = await _look(redis, rows)
         opened = []
-        for row, finding in zip(rows, findings, strict=True):
-            epoch = await _open(redis, store, row, finding, suspects)
+        results = await _some_at_once(
+            _open(redis, store, row, finding, suspects) for row, finding in zip(rows, findings, strict=True)
+        )
+        for row, epoch in zip(rows, results, strict=True):
             if epoch is not None:
                 epochs[row.partition] = epoch
                 left.discard(row.partition)
@@ -192,6 +198,17 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
         if not left:
             return epochs
     raise RuntimeError(f"partitions {sorted(left)} did not come to rest in {ROUNDS_MAX} rounds")
+
+
+async def _some_at_once(work: Iterable[Awaitable[_T]]) -> list[_T]:
+    """Await all, a few at a time: a Valkey that lost everything is a question to Postgres per partition."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(step: Awaitable[_T]) -> _T:
+        async with room:
+            return await step
+
+    return await asyncio.gather(*(one(step) for step in work))
 
 
 def same_history(row: PartitionRow, finding: Finding) -> bool | None:

@@ -310,11 +310,13 @@ WHERE partitions.partition = o.partition AND partitions.epoch = o.epoch AND NOT 
 
 -- lease --
 -- Renews what this owner has and takes what is free: nobody's, or silent past its time. A new owner gets a new token.
+-- Who reads another Valkey than the one that is served ($3; '' = not known) gets nothing, and loses what it has.
 UPDATE partitions
 SET lease_token = CASE WHEN lease_owner = $1 THEN lease_token ELSE lease_token + 1 END,
     lease_owner = $1,
     lease_expire_time = now() + make_interval(secs => $2::float8)
-WHERE (lease_owner = $1 OR lease_owner = '' OR lease_expire_time < now()) AND NOT partition = ANY ($3::integer[])
+WHERE (lease_owner = $1 OR lease_owner = '' OR lease_expire_time < now()) AND NOT partition = ANY ($4::integer[])
+    AND ($3::text = '' OR NOT EXISTS (SELECT 1 FROM servers s WHERE s.run_id <> $3 AND s.expire_time > now()))
 RETURNING partition, epoch, position, lease_token
 
 -- flushers_fence --
