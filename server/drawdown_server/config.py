@@ -61,7 +61,7 @@ class Config(BaseSettings):
     ] = 4_096
     postgres_connections_max: Annotated[int, Field(ge=2, le=1_000, description="Postgres connections per process")] = 8
     postgres_timeout_ms: Annotated[int, Field(ge=1, le=600_000, description="longest wait for one statement")] = 10_000
-    loads_max: Annotated[int, Field(ge=1, le=10_000, description="wallets loaded from Postgres at once")] = 32
+    loads_max: Annotated[int, Field(ge=1, le=10_000, description="wallets loaded from Postgres at once")] = 128
     unknown_wallet_ttl_ms: Annotated[
         int, Field(ge=0, le=60_000, description="how long an unknown wallet is remembered as unknown")
     ] = 1_000

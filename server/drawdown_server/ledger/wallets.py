@@ -9,6 +9,7 @@ import msgspec
 from drawdown_server.holds.messages import Change
 from drawdown_server.holds.model import UNITS_MAX, OveragePolicy, WalletState
 from drawdown_server.holds.refusals import balance_out_of_range
+from drawdown_server.ledger.batches import Batches
 from drawdown_server.ledger.changes import (
     latest_change,
     lock_wallet,
@@ -17,7 +18,7 @@ from drawdown_server.ledger.changes import (
     take_number,
     write_change,
 )
-from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Connection, Database, translated
+from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Connection, Database, Pool, translated
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import (
     AssetRow,
@@ -27,7 +28,7 @@ from drawdown_server.ledger.rows import (
     asset_row,
     wallet_row,
 )
-from drawdown_server.ledger.snapshot import read_snapshot
+from drawdown_server.ledger.snapshot import WalletKey, read_snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,10 @@ class WalletPlace(NamedTuple):
 
 class WalletStore(Database):
     """Assets and wallets."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self._loads = Batches(self._load_wallets)
 
     async def create_asset(
         self, tenant_id: str, asset: str, scale: int, display_name: str, default_overage_policy: OveragePolicy
@@ -198,14 +203,17 @@ class WalletStore(Database):
         """Everything that a load into Valkey needs, all as of one instant; None for an unknown wallet.
 
         All of it is as of the last *recorded* event, because Valkey then applies the pending changes in order and each
-        makes its own event again.
+        makes its own event again. Calls that come together share their queries.
         """
+        return await self._loads.read((tenant_id, wallet_id))
+
+    async def _load_wallets(self, keys: Sequence[WalletKey]) -> dict[WalletKey, WalletSnapshot]:
         with translated():
             async with (
                 self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                return await read_snapshot(connection, tenant_id, wallet_id)
+                return await read_snapshots(connection, keys)
 
 
 async def wanted_overdraft_limit(connection: Connection, wallet: WalletRow, asset: str) -> int:

@@ -72,6 +72,62 @@ ORDER BY tenant_id, wallet_id LIMIT $4
 -- wallet_count --
 SELECT count(*) FROM wallets WHERE $1::text = '' OR tenant_id = $1
 
+-- snapshot_wallets --
+-- The snapshot_ queries read several wallets at once: what a load takes.
+SELECT w.tenant_id, w.wallet_id, w.partition, w.state, w.display_name, w.labels, w.change_number,
+    w.applied_change_number, w.sequence, w.create_time, w.update_time
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN wallets w ON w.tenant_id = f.tenant_id AND w.wallet_id = f.wallet_id
+
+-- snapshot_states --
+-- The newest applied change of state of each.
+SELECT DISTINCT ON (c.tenant_id, c.wallet_id)
+    c.tenant_id, c.wallet_id, c.change_number, c.payload, c.reason, c.create_time
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN wallets w ON w.tenant_id = f.tenant_id AND w.wallet_id = f.wallet_id
+JOIN wallet_changes c ON c.tenant_id = f.tenant_id AND c.wallet_id = f.wallet_id AND c.kind = 'STATE' AND c.target = ''
+    AND c.change_number <= w.applied_change_number
+ORDER BY c.tenant_id, c.wallet_id, c.change_number DESC
+
+-- snapshot_caps --
+SELECT c.tenant_id, c.wallet_id, c.subject, c.asset, c.time_window, c.limit_units, c.mode
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN applied_caps c ON c.tenant_id = f.tenant_id AND c.wallet_id = f.wallet_id
+ORDER BY c.change_number
+
+-- snapshot_cap_usage --
+-- The minute is for clocks that differ: a counter whose window has ended does no harm.
+SELECT u.tenant_id, u.wallet_id, u.counter, u.units
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN cap_usage u ON u.tenant_id = f.tenant_id AND u.wallet_id = f.wallet_id
+WHERE u.end_time IS NULL OR u.end_time > now() - interval '1 minute'
+ORDER BY u.counter
+
+-- snapshot_balances --
+SELECT b.tenant_id, b.wallet_id, b.asset, b.settled_units, b.granted_units, b.debited_units, b.expired_units,
+    b.debt_units, b.overdraft_limit_units
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN balances b ON b.tenant_id = f.tenant_id AND b.wallet_id = f.wallet_id
+ORDER BY b.asset
+
+-- snapshot_grants --
+SELECT g.tenant_id, g.wallet_id, g.grant_id, g.asset, g.units, g.remaining_units, g.priority, g.source,
+    g.effective_time, g.expire_time, g.void_time, g.live, g.applied_expire_time, g.applied_void, g.labels,
+    g.change_number, g.create_time
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN grants g ON g.tenant_id = f.tenant_id AND g.wallet_id = f.wallet_id
+WHERE g.remaining_units > 0
+ORDER BY g.change_number
+
+-- snapshot_changes --
+-- Those that are not applied yet, the first $3 of each: change numbers have no gaps.
+SELECT c.tenant_id, c.wallet_id, c.change_number, c.payload, c.reason, c.create_time
+FROM unnest($1::text[], $2::text[]) AS f (tenant_id, wallet_id)
+JOIN wallets w ON w.tenant_id = f.tenant_id AND w.wallet_id = f.wallet_id
+JOIN wallet_changes c ON c.tenant_id = f.tenant_id AND c.wallet_id = f.wallet_id
+    AND c.change_number > w.applied_change_number AND c.change_number <= w.applied_change_number + $3
+ORDER BY c.change_number
+
 -- wallet_change --
 -- Under wallet_lock: takes the next change number; a state of '' stays as it is.
 UPDATE wallets
@@ -170,11 +226,6 @@ FROM grants
 WHERE (effective_time, tenant_id, wallet_id, grant_id) > ($1, $2, $3, $4) AND effective_time <= $5
 ORDER BY effective_time, tenant_id, wallet_id, grant_id LIMIT $6
 
--- balance_list --
-SELECT asset, settled_units, granted_units, debited_units, expired_units, debt_units, overdraft_limit_units
-FROM balances WHERE tenant_id = $1 AND wallet_id = $2
-ORDER BY asset
-
 -- cap_list --
 SELECT subject, asset, time_window, limit_units, mode
 FROM caps WHERE tenant_id = $1 AND wallet_id = $2
@@ -188,18 +239,6 @@ SET limit_units = EXCLUDED.limit_units, mode = EXCLUDED.mode, change_number = EX
 -- cap_remove --
 DELETE FROM caps
 WHERE tenant_id = $1 AND wallet_id = $2 AND subject = $3 AND asset = $4 AND time_window = $5
-
--- applied_cap_list --
-SELECT subject, asset, time_window, limit_units, mode
-FROM applied_caps WHERE tenant_id = $1 AND wallet_id = $2
-ORDER BY change_number
-
--- cap_usage_list --
--- The minute is for clocks that differ: a counter whose window has ended does no harm.
-SELECT counter, units
-FROM cap_usage
-WHERE tenant_id = $1 AND wallet_id = $2 AND (end_time IS NULL OR end_time > now() - interval '1 minute')
-ORDER BY counter
 
 -- cap_usage_forget --
 DELETE FROM cap_usage
