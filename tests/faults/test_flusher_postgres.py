@@ -1,0 +1,102 @@
+"""Flushers and a Postgres that is slow, full, or cut off in a commit (fault 13): each event once, whatever happens."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from structlog.testing import capture_logs
+
+from faults.processes import program
+from faults.tcp_proxy import TcpProxy
+from integration.server import run_server, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, MutableMapping
+    from pathlib import Path
+    from typing import Any
+
+    from drawdown_server.config import Config
+    from drawdown_server.dev.postgres import PostgresProcess
+    from integration.server import Server
+
+WAITS = 2
+"""Attempts of the flusher that must have failed before Postgres is well again."""
+
+
+async def spend(server: Server, wallet: str, hold_id: str, units: int) -> None:
+    await server.authorize(wallet, hold_id, USD=units)
+    await server.commit(wallet, hold_id, USD=units)
+
+
+@asynccontextmanager
+async def flusher_waiting(config: Config) -> AsyncIterator[tuple[Server, str, list[MutableMapping[str, Any]]]]:
+    """A server with a wallet whose grant is recorded, and the log."""
+    with capture_logs() as logs:
+        async with run_server(config) as server:
+            wallet = await server.wallet(USD=100)
+            await spend(server, wallet, "before", 10)
+            await server.debits(wallet, at_least=1)
+            yield server, wallet, logs
+
+
+async def has_waited(logs: list[MutableMapping[str, Any]]) -> bool:
+    return sum(line["event"] == "flusher_waits" for line in logs) >= WAITS
+
+
+async def assert_recorded(server: Server, wallet: str) -> None:
+    assert [entry.units for entry in await server.debits(wallet, at_least=2)] == [10, 20]
+    assert not server.task.done()
+    await server.assert_conserved(wallet)
+
+
+async def test_13_a_connection_that_dies_in_commit_leaves_one_set_of_entries(
+    config: Config, directory: Path, postgres_process: PostgresProcess
+) -> None:
+    """Postgres has committed and the flusher does not know: it reads the position, and goes on behind it."""
+    alone = config.model_copy(update={"flusher": False})
+    async with TcpProxy(postgres_process.port, counts_replies=False) as proxy, run_server(alone) as server:
+        through = alone.postgres_url.replace(f":{postgres_process.port}/", f":{proxy.port}/")
+        assert through != alone.postgres_url
+        async with program("flush", alone.model_copy(update={"postgres_url": through}), directory) as flusher:
+            wallet = await server.wallet(USD=100)
+            await spend(server, wallet, "before", 10)
+            await server.debits(wallet, at_least=1)
+            proxy.lose(b"COMMIT", "cut")
+            await spend(server, wallet, "after", 20)
+
+            async def waited() -> bool:
+                return any(line["event"] == "flusher_waits" for line in flusher.log_lines())
+
+            await until(waited)
+            assert proxy.lost.is_set()
+            await assert_recorded(server, wallet)
+            assert flusher.process.poll() is None
+
+
+async def test_13_a_postgres_that_is_too_slow_is_asked_again(config: Config) -> None:
+    """Its locks are held for longer than a statement may take."""
+    async with flusher_waiting(config.model_copy(update={"postgres_timeout_ms": 200})) as (server, wallet, logs):
+        async with server.audit.stores.ledger._transaction() as blocker:
+            await blocker.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            await blocker.execute("LOCK TABLE balances IN ACCESS EXCLUSIVE MODE")
+            await spend(server, wallet, "after", 20)
+            await until(lambda: has_waited(logs))
+        await assert_recorded(server, wallet)
+
+
+async def test_13_a_postgres_whose_disk_is_full_is_asked_again_and_no_event_is_taken_for_poison(config: Config) -> None:
+    async with flusher_waiting(config) as (server, wallet, logs):
+        async with server.audit.stores.ledger._connection() as postgres:
+            await postgres.execute(
+                "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"
+            )
+            await postgres.execute(
+                "CREATE TRIGGER disk_full BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION disk_full()"
+            )
+            await spend(server, wallet, "after", 20)
+            await until(lambda: has_waited(logs))
+            await postgres.execute("DROP TRIGGER disk_full ON entries")
+        await assert_recorded(server, wallet)
+        assert await server.audit.stores.ledger.list_dead_letters(limit=1) == []
