@@ -86,8 +86,6 @@ BLOCKING_READ_EXTRA_MS: Final = 2_000
 """A blocking read is answered this much later than asked for at the latest."""
 LAST_ANSWERS_S: Final = 0.25
 """From the end of the last call until its answer is on the wire, and those that came meanwhile are refused."""
-NOBODY: Final = ("", "")
-"""A wallet that cannot be: when a script that reads it is answered, so is the next call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,17 +308,11 @@ async def serve(
         changes = ChangeApplier(stores.holds, stores.ledger)
         recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
         calls = CallInterceptor(Caller(tenant_id=config.tenant), recorder)
-        metrics.follow_calls(lambda: calls.in_flight)
+        metrics.follow_calls(calls)
         health = Health(service_names())
         server = build_server(config, stores, changes, calls, health)
         port = bind(server, config)
-
-        async def check_serving() -> None:
-            if stop.is_set():
-                raise StoreUnavailableError("server", "this server is draining")
-            await stores.holds.read_live(*NOBODY)
-
-        await opened.enter_async_context(open_admin(config, metrics.registry, check_serving))
+        await opened.enter_async_context(open_admin(config, metrics.registry, health.check))
         await server.start()
         # One dead background task ends the process: better restarted than half alive.
         async with asyncio.TaskGroup() as tasks:
@@ -335,7 +327,7 @@ async def serve(
             if config.flusher:
                 tasks.create_task(run_flusher(config, stores, metrics, stop_background), name="flusher")
             try:
-                await health.set_serving(serving=True)
+                await health.tell(None)
                 tasks.create_task(health.watch(stores.holds.ping, stop), name="health")
                 log.info("server.ready", host=config.grpc_host, port=port)
                 if on_ready is not None:
@@ -343,7 +335,7 @@ async def serve(
                 with stop_on_signals(stop):
                     await stop.wait()
                 log.info("server.draining")
-                await health.set_serving(serving=False)
+                await health.tell(StoreUnavailableError("server", "this server is draining"))
                 await asyncio.sleep(config.drain_delay_s)
             finally:
                 # Also when a background task died: calls in flight still get their answers.
@@ -375,14 +367,11 @@ async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:
         open_stores(config, metrics) as stores,
     ):
 
-        async def check_valkey() -> None:
-            await stores.holds.read_live(*NOBODY)
-
         async def check_postgres() -> None:
             await stores.ledger.check_partition_count(config.partitions)
 
         async with (
-            open_admin(config, metrics.registry, check_valkey, check_postgres),
+            open_admin(config, metrics.registry, stores.holds.ping, check_postgres),
             asyncio.TaskGroup() as tasks,
         ):
             backlog = Backlog(stores.client, stores.ledger)

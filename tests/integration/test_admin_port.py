@@ -113,9 +113,13 @@ async def test_every_metric_is_there_to_be_scraped_after_some_traffic(admin_conf
         assert await admin.value("drawdown_dead_letters") == 0
 
         scraped = {name.removesuffix("_bucket").removesuffix("_created") for name, _ in await admin.samples()}
-        # Units have a series per asset that waits, and nothing waits now.
+        # Units have a series per asset that waits, and nothing waits now; nobody gave up either.
         expected = {prometheus_name(definition) for definition in Metrics().registry.definitions}
-        assert expected - scraped == {"drawdown_outbox_units"}
+        assert expected - scraped == {
+            "drawdown_outbox_units",
+            "drawdown_calls_abandoned_total",
+            "drawdown_scripts_abandoned_total",
+        }
         await server.assert_conserved(wallet)
 
 
@@ -142,9 +146,9 @@ async def test_a_server_without_its_store_is_alive_and_not_ready(
     async with run_with_admin(admin_config) as (_, admin):
         valkey_server.kill()
         try:
+            await until(lambda: _is_unready(admin))
             status, body = await admin.get("/readyz")
-            assert status == 503
-            assert list(json.loads(body)["problems"]) == ["valkey"]
+            assert (status, list(json.loads(body)["problems"])) == (503, ["valkey"])
             assert await admin.get("/healthz") == (200, "ok\n")
             assert (await admin.get("/metrics"))[0] == 200
         finally:
@@ -154,6 +158,10 @@ async def test_a_server_without_its_store_is_alive_and_not_ready(
 
 async def _is_ready(admin: Admin) -> bool:
     return (await admin.get("/readyz"))[0] == 200
+
+
+async def _is_unready(admin: Admin) -> bool:
+    return not await _is_ready(admin)
 
 
 async def test_a_stuck_event_loop_is_seen_from_outside(admin_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,8 +148,12 @@ async def test_every_metric_arrives_at_a_collector(config: Config, collector: Co
         await server.debits(wallet, at_least=1)
         await server.assert_conserved(wallet)
     definitions = {definition.name: definition for definition in Metrics().registry.definitions}
-    # Nothing waits for the ledger, so there is no asset whose units do.
-    assert collector.metrics.keys() == definitions.keys() - {"drawdown.outbox.units"}
+    # Nothing waits for the ledger, so there is no asset whose units do; and nobody gave up.
+    assert definitions.keys() - collector.metrics.keys() == {
+        "drawdown.outbox.units",
+        "drawdown.calls.abandoned",
+        "drawdown.scripts.abandoned",
+    }
     for name, metric in collector.metrics.items():
         assert (metric.unit, metric.description) == (definitions[name].unit, definitions[name].description)
     calls = {

@@ -55,6 +55,17 @@ def test_an_asset_that_nobody_created_makes_no_series() -> None:
     assert reading.points == {("authorize", "DENIED", "ASSET_NOT_FOUND", OTHER): 3}
 
 
+def test_what_others_count_is_read_where_it_is_counted() -> None:
+    metrics = Metrics()
+    epochs, abandoned = [0, 0], {("commit", "OK"): 2}
+    metrics.follow_store(lambda: 7, lambda: abandoned, epochs)
+    epochs[:] = [1, 3]
+    read = {reading.definition.name: reading.points for reading in metrics.registry.read()}
+    assert read["drawdown.store.in_flight"] == {(): 7}
+    assert read["drawdown.scripts.abandoned"] == {("commit", "OK"): 2}
+    assert (read["drawdown.epoch.max"], read["drawdown.rebuilds"]) == ({(): 3}, {(): 2})
+
+
 def test_prometheus_reads_cumulative_buckets_units_and_totals() -> None:
     registry = Registry()
     registry.histogram("a.time", "s", "Time.", "verb", bounds=(0.5, 1.0)).record(0.7, "go")

@@ -106,7 +106,7 @@ class HoldStore:
         self._learning = asyncio.Lock()
         self._reload_library: ReloadLibrary | None = None
         self._metrics = metrics or Metrics()
-        self._metrics.follow_store(lambda: connection.in_flight, epochs)
+        self._metrics.follow_store(lambda: connection.in_flight, lambda: connection.abandoned.counts, epochs)
 
     def on_missing_wallet(self, load: LoadMissing) -> None:
         """Load wallets on first use with this function."""

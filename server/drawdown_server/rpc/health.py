@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # its stubs lag behind
 
-from drawdown_server.errors import DrawdownError
+from drawdown_server.errors import DrawdownError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -46,30 +46,40 @@ class Health:
     def __init__(self, services: Sequence[str]) -> None:
         self._names = ("", *services)
         self._servicer: _Servicer = health_aio.HealthServicer()
-        self._is_serving: bool | None = None
+        self._problem: DrawdownError | None = StoreUnavailableError("server", "this server is starting")
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve Check and Watch."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
-    async def set_serving(self, *, serving: bool) -> None:
-        """Say SERVING or NOT_SERVING for every service; liveness stays SERVING."""
-        if serving is self._is_serving:
+    async def tell(self, problem: DrawdownError | None) -> None:
+        """Say NOT_SERVING for every service because of a problem, SERVING when there is none; liveness is SERVING."""
+        changed = (problem is None) is not (self._problem is None)
+        self._problem = problem
+        if not changed:
             return
-        self._is_serving = serving
         for name in self._names:
-            await self._servicer.set(name, _STATUS.SERVING if serving else _STATUS.NOT_SERVING)
+            await self._servicer.set(name, _STATUS.SERVING if problem is None else _STATUS.NOT_SERVING)
         await self._servicer.set(LIVENESS, _STATUS.SERVING)
+
+    async def check(self) -> None:
+        """What was said last, for others who are asked whether this server is ready.
+
+        Raises:
+            StoreUnavailableError: The problem.
+        """
+        if self._problem is not None:
+            raise StoreUnavailableError(self._problem.metadata.get("store", "server"), self._problem.message)
 
     async def watch(self, probe: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
         """Follow a probe that raises a ``DrawdownError`` while calls would fail, until told to stop."""
         while not stop.is_set():
-            is_well = await _succeeds(probe)
+            problem = await _problem_of(probe)
             if stop.is_set():  # what is said from here on is not ours to change
                 return
-            if is_well is not self._is_serving:
-                log.warning("health.changed", serving=is_well)
-            await self.set_serving(serving=is_well)
+            if (problem is None) is not (self._problem is None):
+                log.warning("health.changed", serving=problem is None)
+            await self.tell(problem)
             try:
                 async with asyncio.timeout(PROBE_INTERVAL_S):
                     await stop.wait()
@@ -77,9 +87,9 @@ class Health:
                 continue
 
 
-async def _succeeds(probe: Callable[[], Awaitable[None]]) -> bool:
+async def _problem_of(probe: Callable[[], Awaitable[None]]) -> DrawdownError | None:
     try:
         await probe()
-    except DrawdownError:
-        return False
-    return True
+    except DrawdownError as error:
+        return error
+    return None

@@ -2,7 +2,7 @@
 
 =========  ==========================================================================================================
 /healthz   200 while the event loop answers; 503 when it doesn't within ``LOOP_TIMEOUT_S``. Never asks a store
-/readyz    200 when a call would succeed now, else 503; in both cases JSON with what is wrong, by name
+/readyz    200 while calls succeed, else 503; in both cases JSON with what is wrong, by name
 /metrics   all metrics in Prometheus' text format
 /config    every setting as JSON, secrets masked
 =========  ==========================================================================================================

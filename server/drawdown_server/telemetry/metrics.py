@@ -31,6 +31,18 @@ GRPC_ERRORS: Final = frozenset(
 """Codes that mean an error of the server (semantic conventions for gRPC); the rest is the caller's or an answer."""
 
 
+class CallCounts(Protocol):
+    """What the interceptor knows of the calls."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have arrived and are not answered yet."""
+
+    @property
+    def abandoned(self) -> Mapping[tuple[str, str], int]:
+        """Calls that went on without their caller, by path (with its slash) and gRPC's code."""
+
+
 class FlusherCounts(Protocol):
     """What a flusher knows of itself."""
 
@@ -93,6 +105,13 @@ class Metrics:
         self._calls_in_flight = registry.gauge(
             "drawdown.calls.in_flight", "{call}", "Calls that have arrived and are not answered yet."
         )
+        self._calls_abandoned = registry.observed_counter(
+            "drawdown.calls.abandoned",
+            "{call}",
+            "Calls of administrators that went on without their caller.",
+            "rpc.method",
+            "rpc.response.status_code",
+        )
         self._decisions = registry.counter(
             "drawdown.decisions",
             "{decision}",
@@ -121,6 +140,13 @@ class Metrics:
         )
         self._store_in_flight = registry.gauge(
             "drawdown.store.in_flight", "{call}", "Calls to the store that are not answered yet, on the pipelined one."
+        )
+        self._scripts_abandoned = registry.observed_counter(
+            "drawdown.scripts.abandoned",
+            "{script}",
+            "Scripts and commands whose caller had given up before their answer.",
+            "verb",
+            "outcome",
         )
         self._swept = registry.observed_counter(
             "drawdown.sweep.holds", "{hold}", "Holds that the sweep expired, and tombstones that it forgot.", "outcome"
@@ -220,15 +246,23 @@ class Metrics:
 
     # --- what is looked at when somebody reads -----------------------------------------------------------------
 
-    def follow_calls(self, in_flight: Callable[[], int]) -> None:
-        """Look here for the number of calls in flight."""
-        self._calls_in_flight.follow_one(in_flight)
+    def follow_calls(self, calls: CallCounts) -> None:
+        """Look here for the calls in flight, and those that were abandoned."""
+        self._calls_in_flight.follow_one(lambda: calls.in_flight)
+        self._calls_abandoned.follow(lambda: {(path[1:], code): n for (path, code), n in calls.abandoned.items()})
 
-    def follow_store(self, in_flight: Callable[[], int], epochs: Sequence[int]) -> None:
-        """Look here for the scripts in flight, and the epoch of each partition."""
+    def follow_store(
+        self,
+        in_flight: Callable[[], int],
+        abandoned: Callable[[], Mapping[tuple[str, str], int]],
+        epochs: Sequence[int],
+    ) -> None:
+        """Look here for the commands in flight, the abandoned ones by verb and outcome, and the partitions' epochs."""
         self._store_in_flight.follow_one(in_flight)
+        self._scripts_abandoned.follow(lambda: {(verb, outcome): n for (verb, outcome), n in abandoned().items()})
         self._epoch_max.follow_one(lambda: max(epochs))
-        self._rebuilds.follow_one(lambda: sum(epochs) - len(epochs))  # the first epoch is 1
+        # The first epoch is 1; 0 = not known yet.
+        self._rebuilds.follow_one(lambda: sum(max(0, epoch - 1) for epoch in epochs))
 
     def follow_sweeper(self, sweeper: SweeperCounts) -> None:
         """Look here for what the sweep did."""
