@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from drawdown_server.config import Config
 
 Command = Literal["serve", "flush"]
+RUN: Final = "from drawdown_server.__main__ import main; main()"
 READY: Final = {"serve": "server.ready", "flush": "flusher.ready"}
 
 
@@ -39,13 +40,20 @@ class Program:
         config: The settings.
         directory: For its log.
         variables: Of its environment, beside the settings.
+        before: Python that runs in the process before the command does, e.g. to let it die at one line.
     """
 
     def __init__(
-        self, command: Command, config: Config, directory: Path, variables: Mapping[str, str] | None = None
+        self,
+        command: Command,
+        config: Config,
+        directory: Path,
+        variables: Mapping[str, str] | None = None,
+        before: str = "",
     ) -> None:
         self._command = command
         self._environment = environment(config) | dict(variables or {})
+        self._before = before
         self._log = directory / f"{command}-{uuid4().hex[:6]}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -61,7 +69,7 @@ class Program:
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "drawdown_server", self._command],
+                [sys.executable, "-c", f"{self._before}\n{RUN}", self._command],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -113,10 +121,14 @@ class Program:
 
 @asynccontextmanager
 async def program(
-    command: Command, config: Config, directory: Path, variables: Mapping[str, str] | None = None
+    command: Command,
+    config: Config,
+    directory: Path,
+    variables: Mapping[str, str] | None = None,
+    before: str = "",
 ) -> AsyncIterator[Program]:
     """A started program, killed at the end if it still runs."""
-    running = Program(command, config, directory, variables)
+    running = Program(command, config, directory, variables, before)
     try:
         await running.start()
         yield running

@@ -371,3 +371,38 @@ async def test_counters_whose_window_ended_are_left_out_and_forgotten(store: Led
     assert snapshot.cap_usage == [CapUsage("|USD|LIFETIME|0", 6), CapUsage("|USD|MONTH|30000", 6)]
     assert await store.forget_cap_usage(10) == 1
     assert await store.forget_cap_usage(10) == 0
+
+
+async def test_a_closing_freezes_until_it_is_undone(store: LedgerStore, wallet: str) -> None:
+    frozen = await store.begin_closing(TENANT, wallet, "")
+    assert (frozen.state, frozen.change_number) == (WalletState.FROZEN, 1)
+    assert await store.begin_closing(TENANT, wallet, "") == frozen  # taken over
+    assert await store.list_abandoned_closings(0, 10) == [(TENANT, wallet)]
+    assert await store.list_abandoned_closings(60, 10) == []
+    assert await store.undo_closing(TENANT, wallet, "")
+    assert not await store.undo_closing(TENANT, wallet, "")
+    assert [change.change.state for change in await store.pending_changes(TENANT, wallet, 0, 9)] == ["FROZEN", "ACTIVE"]
+
+
+@pytest.mark.parametrize("state", WalletState)
+async def test_whoever_sets_the_state_during_a_closing_has_decided_it(
+    store: LedgerStore, wallet: str, state: WalletState
+) -> None:
+    begun = await store.begin_closing(TENANT, wallet, "")
+    row, changed = await store.set_wallet_state(TENANT, wallet, state, "an operator")
+    assert (row.state, row.change_number, changed) == (state, 2, True)
+    assert await store.list_abandoned_closings(0, 10) == []
+    assert not await store.undo_closing(TENANT, wallet, "")
+    late, closed = await store.set_wallet_state(
+        TENANT, wallet, WalletState.CLOSED, "", seen_change_number=begun.change_number
+    )
+    assert (late.state, closed) == (state, False)
+
+
+async def test_a_wallet_that_an_operator_froze_stays_frozen_when_it_is_not_closed(
+    store: LedgerStore, wallet: str
+) -> None:
+    await store.set_wallet_state(TENANT, wallet, WalletState.FROZEN, "")
+    await store.begin_closing(TENANT, wallet, "")
+    assert not await store.undo_closing(TENANT, wallet, "")
+    assert await store.list_abandoned_closings(0, 10) == []

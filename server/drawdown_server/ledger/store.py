@@ -2,6 +2,7 @@
 
     wallets.py     assets, wallets, overdraft limits, the load into Valkey
     changes.py     the numbered changes of a wallet
+    closings.py    closing a wallet: what was begun, and undoing it
     grants.py      funds put in
     caps.py        limits on spend
     entries.py     entries, settled holds, dead letters (reading)
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from drawdown_server.ledger.caps import CapStore
 from drawdown_server.ledger.changes import ChangeStore
+from drawdown_server.ledger.closings import ClosingStore
 from drawdown_server.ledger.entries import EntryStore
 from drawdown_server.ledger.grants import GrantStore
 from drawdown_server.ledger.partitions import PartitionStore
@@ -26,6 +28,14 @@ from drawdown_server.ledger.wallets import WalletStore
 
 
 class LedgerStore(
-    WalletStore, ChangeStore, GrantStore, CapStore, EntryStore, PartitionStore, ServerStore, RecordingStore
+    WalletStore,
+    ChangeStore,
+    ClosingStore,
+    GrantStore,
+    CapStore,
+    EntryStore,
+    PartitionStore,
+    ServerStore,
+    RecordingStore,
 ):
     """The ledger in Postgres, over one pool."""

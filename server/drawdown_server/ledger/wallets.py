@@ -18,6 +18,7 @@ from drawdown_server.ledger.changes import (
     take_number,
     write_change,
 )
+from drawdown_server.ledger.closings import is_closing, write_state
 from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Connection, Database, Pool, translated
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import (
@@ -159,11 +160,13 @@ class WalletStore(Database):
         """
         async with self._transaction() as connection:
             wallet = await lock_wallet(connection, tenant_id, wallet_id)
-            if wallet.state is state or seen_change_number not in (None, wallet.change_number):
+            if seen_change_number not in (None, wallet.change_number):
+                return wallet, False
+            # A freeze that lasts only until a close is decided becomes the operator's own.
+            if wallet.state is state and not await is_closing(connection, wallet):
                 return wallet, False
             refuse_closed(wallet)
-            changed = await take_number(connection, wallet, state)
-            await write_change(connection, changed, Change(changed.change_number, "STATE", state=state), reason)
+            changed = await write_state(connection, wallet, state, reason)
         return changed, True
 
     async def set_overdraft_limit(

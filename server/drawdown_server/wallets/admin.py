@@ -111,7 +111,8 @@ class WalletAdmin:
     async def close_wallet(self, tenant_id: str, wallet_id: str, *, force: bool, reason: str) -> WalletRow:
         """Close a wallet for ever; without force only an empty one.
 
-        It is frozen while it is looked at, so that nothing can come in between; what is not empty is then as it was.
+        It is frozen while it is looked at, so that nothing can come in between; what is not empty is then as it was,
+        also when this server dies meanwhile: another one makes the wallet active again within seconds.
 
         Raises:
             DrawdownError: WALLET_NOT_FOUND, WALLET_NOT_EMPTY.
@@ -131,7 +132,7 @@ class WalletAdmin:
     async def _close_empty(self, tenant_id: str, wallet_id: str, reason: str) -> tuple[WalletRow, bool]:
         """Close a wallet unless there is something in it; returns it, and whether this call closed it."""
         await self._refuse_not_empty(tenant_id, wallet_id)  # most refusals need not freeze it
-        row, frozen = await self._ledger.set_wallet_state(tenant_id, wallet_id, WalletState.FROZEN, reason)
+        row = await self._ledger.begin_closing(tenant_id, wallet_id, reason)
         try:
             await self._refuse_not_empty(tenant_id, wallet_id)
             row, closed = await self._ledger.set_wallet_state(
@@ -140,8 +141,7 @@ class WalletAdmin:
             if row.state is not WalletState.CLOSED:
                 raise _not_empty(wallet_id, "was changed meanwhile")
         except DrawdownError:
-            if frozen:
-                await self._ledger.set_wallet_state(tenant_id, wallet_id, WalletState.ACTIVE, "not closed")
+            if await self._ledger.undo_closing(tenant_id, wallet_id, "not closed"):
                 await self._make_live(tenant_id, wallet_id)
             raise
         return row, closed

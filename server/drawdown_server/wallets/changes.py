@@ -84,7 +84,13 @@ class ChangeApplier:
                 continue
 
     async def run_once(self, older_than_s: float = ABANDONED_AFTER_S) -> int:
-        """Apply what was left behind for longer than ``older_than_s``. Returns the number of wallets looked after."""
+        """Apply what was left behind for longer than ``older_than_s``. Returns the number of wallets looked after.
+
+        A closing that was left behind is undone first: nobody knows any more whether the wallet is empty.
+        """
+        for tenant_id, wallet_id in await self._ledger.list_abandoned_closings(older_than_s, WALLETS_PER_RUN):
+            if await self._ledger.undo_closing(tenant_id, wallet_id, "the server that was to close it died"):
+                log.warning("changes.closing_undone", tenant_id=tenant_id, wallet_id=wallet_id)
         wallets = await self._ledger.list_wallets_with_pending_changes(older_than_s, WALLETS_PER_RUN)
         for tenant_id, wallet_id in wallets:
             try:

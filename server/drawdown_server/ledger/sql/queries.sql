@@ -138,6 +138,22 @@ WHERE tenant_id = $1 AND wallet_id = $2
 RETURNING tenant_id, wallet_id, partition, state, display_name, labels, change_number, applied_change_number, sequence,
     create_time, update_time
 
+-- closing_begin --
+-- Under wallet_lock.
+INSERT INTO wallet_closings (tenant_id, wallet_id) VALUES ($1, $2)
+ON CONFLICT (tenant_id, wallet_id) DO UPDATE SET begin_time = now()
+
+-- closing_exists --
+SELECT count(*) FROM wallet_closings WHERE tenant_id = $1 AND wallet_id = $2
+
+-- closing_end --
+DELETE FROM wallet_closings WHERE tenant_id = $1 AND wallet_id = $2
+
+-- closings_abandoned --
+SELECT tenant_id, wallet_id FROM wallet_closings
+WHERE begin_time < now() - make_interval(secs => $1::float8)
+ORDER BY begin_time LIMIT $2
+
 -- change_create --
 INSERT INTO wallet_changes (tenant_id, wallet_id, change_number, kind, target, payload, reason)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
