@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 import typer
 
@@ -17,7 +19,7 @@ from drawdown.v1 import cap_service_pb2 as cap_pb
 from drawdown.v1 import grant_service_pb2 as grant_pb
 from drawdown.v1 import types_pb2
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
-from fake_drawdown import approved, committed, denied, hold_message, released
+from fake_drawdown import Failure, approved, committed, denied, hold_message, released
 
 if TYPE_CHECKING:
     from fake_drawdown import FakeDrawdown
@@ -314,3 +316,30 @@ def test_times_that_people_type() -> None:
     for text in ("", "30", "soon", "-1d", "999999w", "2027-13-01"):
         with pytest.raises(typer.BadParameter):
             parse_time(text, NOW)
+
+
+@pytest.mark.parametrize(
+    ("rpc", "field", "option", "command"),
+    [
+        ("CreateGrant", "grant_id", "--id", ["grant", "create", "demo", "5 USD"]),
+        ("Authorize", "hold_id", "--hold-id", ["authorize", "demo", "5 USD"]),
+        ("Charge", "charge_id", "--id", ["charge", "demo", "5 USD"]),
+        ("Refund", "refund_id", "--id", ["refund", "demo", "h1", "5 USD"]),
+    ],
+)
+def test_a_lost_answer_names_the_id_that_was_made_up(
+    fake: FakeDrawdown,
+    run: Any,
+    rpc: str,
+    field: str,
+    option: str,
+    command: list[str],
+) -> None:
+    lost = Failure(grpc.StatusCode.DEADLINE_EXCEEDED)
+    fake.answer(rpc, *[lost] * 20)
+    result = run(*command)
+    made_up = getattr(fake.calls(rpc)[0].request, field)
+    assert result.code == 1
+    assert f"it may have happened: to repeat the same call, add {option} {made_up}" in result.err
+    assert json.loads(run("--json", *command).err)["repeat_with"].startswith(option)
+    assert "it may have happened" not in run(*command, option, "mine").err

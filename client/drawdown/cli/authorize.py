@@ -84,7 +84,7 @@ def authorize(
         wallet_id=wallet_id,
         amounts=way,
         alternatives=others,
-        hold_id=hold_id,
+        hold_id=session.id_or_new("--hold-id", hold_id),
         ttl_s=None if ttl is None else parse_duration(ttl),
         subjects=subject or (),
         overage_policy=OVERAGE_POLICIES[overage],

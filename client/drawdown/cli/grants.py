@@ -1,7 +1,6 @@
 """``drawdown grant``: money in."""
 
 import sys
-import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final
@@ -67,7 +66,7 @@ def create(
     asset, units = parse_amount(amount, session.scale)
     result = session.client.create_grant(
         wallet_id=wallet_id,
-        grant_id=uuid.uuid4().hex if grant_id is None else grant_id,
+        grant_id=session.id_or_new("--id", grant_id),
         asset=asset,
         units=units,
         source=GrantSource(source.upper()),

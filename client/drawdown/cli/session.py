@@ -5,13 +5,22 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, ParamSpec, cast
 
 import typer
 
-from drawdown import TARGET_DEFAULT, Client, DrawdownError, InvalidRequestError, NotFoundError, UnavailableError
+from drawdown import (
+    TARGET_DEFAULT,
+    Client,
+    DeadlineExceededError,
+    DrawdownError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
 from drawdown.cli.output import Output
 
 if TYPE_CHECKING:
@@ -79,6 +88,8 @@ class Session:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.repeat_with = ""
+        """The option that makes this call the same one again, when its id was made up."""
 
     @cached_property
     def client(self) -> Client:
@@ -100,6 +111,14 @@ class Session:
     def out(self) -> Output:
         """Where results go."""
         return Output(scale=self.scale, as_json=self.options.json)
+
+    def id_or_new(self, option: str, given: str | None) -> str:
+        """The id that was given, or a random one, which the error of a lost answer then names."""
+        if given is not None:
+            return given
+        new = uuid.uuid4().hex
+        self.repeat_with = f"{option} {new}"
+        return new
 
     @cached_property
     def _scales(self) -> dict[str, int | None]:
@@ -158,7 +177,7 @@ def command(
             try:
                 body(session, **arguments)
             except DrawdownError as error:
-                _fail(error, session.options)
+                _fail(error, session)
             finally:
                 session.close()
 
@@ -172,11 +191,13 @@ def command(
     return register
 
 
-def _fail(error: DrawdownError, options: Options) -> NoReturn:
-    """One line on stderr, exit code 1."""
+def _fail(error: DrawdownError, session: Session) -> NoReturn:
+    """One line on stderr, exit code 1. When the call may have worked: how to send the same one again."""
+    options = session.options
+    repeat_with = session.repeat_with if isinstance(error, UnavailableError | DeadlineExceededError) else ""
     violations = error.violations if isinstance(error, InvalidRequestError) else ()
     if options.json:
-        document = {
+        document: dict[str, object] = {
             "error": {
                 "code": error.code.name,
                 "reason": error.reason,
@@ -185,10 +206,13 @@ def _fail(error: DrawdownError, options: Options) -> NoReturn:
                 "violations": [violation._asdict() for violation in violations],
             }
         }
+        if repeat_with:
+            document["repeat_with"] = repeat_with
         sys.stderr.write(json.dumps(document, ensure_ascii=False) + "\n")
     else:
         message = "; ".join(f"{v.field} {v.description}".strip() for v in violations) or error.message
         if isinstance(error, UnavailableError) and not error.reason:  # gRPC's own: nobody answered at that address
             message = f"cannot reach {options.target or TARGET_DEFAULT}: {message}"
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        hint = f"; it may have happened: to repeat the same call, add {repeat_with}" if repeat_with else ""
+        sys.stderr.write(f"error: {' '.join(message.split())}{hint}\n")
     raise typer.Exit(EXIT_ERROR)

@@ -1,6 +1,5 @@
 """``drawdown commit``, ``release``, ``charge`` and ``refund``: what was really used."""
 
-import uuid
 from typing import Annotated
 
 import typer
@@ -94,7 +93,7 @@ def charge(
     answer = session.client.charge(
         wallet_id=wallet_id,
         amounts=parse_amounts(amounts, session.scale),
-        charge_id=charge_id,
+        charge_id=session.id_or_new("--id", charge_id),
         subjects=subject or (),
         overage_policy=OVERAGE_POLICIES[overage],
         labels=parse_labels(label),
@@ -136,7 +135,7 @@ def refund(
     result = session.client.refund(
         wallet_id=wallet_id,
         hold_id=hold_id,
-        refund_id=uuid.uuid4().hex if refund_id is None else refund_id,
+        refund_id=session.id_or_new("--id", refund_id),
         amounts=refunded,
     )
     out = session.out

@@ -55,7 +55,7 @@ class ClosingStore(Database):
 
 async def is_closing(connection: Connection, wallet: WalletRow) -> bool:
     """Whether the locked wallet is frozen only because it is to be closed."""
-    found = await connection.fetchval(QUERIES["closing_exists"], wallet.tenant_id, wallet.wallet_id)
+    found: int = await connection.fetchval(QUERIES["closing_exists"], wallet.tenant_id, wallet.wallet_id)
     return found > 0
 
 
