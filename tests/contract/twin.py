@@ -274,15 +274,23 @@ def virtual_library(sources: dict[str, str] | None = None) -> Library:
     head_is = re.compile(r"(?<=^local HEAD_GRANTS = )\d+", re.MULTILINE)
     sources["store.lua"], found = head_is.subn("1", sources["store.lua"])
     assert found == 1
-    for part, head, body in (
-        ("store.lua", "local function now_ms()", f"  return tonumber(redis.call('GET', '{CLOCK}'))"),
-        ("store.lua", "local function appended_ms(event_id)", "  return event_id and now_ms()"),
-        ("sweep.lua", "local function recorded_until(wallet)", "  return function() return wallet ~= nil end"),
-    ):
-        start = sources[part].index(head)
-        end = sources[part].index("\nend\n", start)
-        sources[part] = sources[part][:start] + head + "\n" + body + sources[part][end:]
-    return build_library(sources)
+    head, body = "local function recorded_until(wallet)", "  return function() return wallet ~= nil end"
+    return clock_library(_replaced(sources, "sweep.lua", head, body))
+
+
+def clock_library(sources: dict[str, str] | None = None) -> Library:
+    """The scripts with a clock that the test sets, also for the times of events."""
+    body = f"  return tonumber(redis.call('GET', '{CLOCK}'))"
+    sources = _replaced(sources or read_sources(), "store.lua", "local function now_ms()", body)
+    head = "local function appended_ms(event_id)"
+    return build_library(_replaced(sources, "store.lua", head, "  return event_id and now_ms()"))
+
+
+def _replaced(sources: dict[str, str], part: str, head: str, body: str) -> dict[str, str]:
+    """The sources with another body for one function."""
+    start = sources[part].index(head)
+    end = sources[part].index("\nend\n", start)
+    return {**sources, part: sources[part][:start] + head + "\n" + body + sources[part][end:]}
 
 
 class Scripts:

@@ -44,7 +44,10 @@ async def test_a_close_that_died_is_undone_within_seconds_and_can_be_retried(
 ) -> None:
     port = free_port()
     settings = config.model_copy(update={"grpc_port": port})
-    async with program("serve", settings, directory, before=DIES_ONCE_IT_HAS_BEGUN) as dying, open_channel(port) as channel:
+    async with (
+        program("serve", settings, directory, before=DIES_ONCE_IT_HAS_BEGUN) as dying,
+        open_channel(port) as channel,
+    ):
         rpc = Rpc(channel)
         await rpc.create_assets()
         wallet = await rpc.wallet()

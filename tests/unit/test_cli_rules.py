@@ -329,7 +329,7 @@ def test_times_that_people_type() -> None:
 )
 def test_a_lost_answer_names_the_id_that_was_made_up(
     fake: FakeDrawdown,
-    run: Any,
+    run: Any,  # noqa: ANN401
     rpc: str,
     field: str,
     option: str,
