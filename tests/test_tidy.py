@@ -151,3 +151,28 @@ def test_tests_that_our_pages_name_exist(path: Path) -> None:
         found = next((place for place in (path.parent / file, ROOT / file) if place.exists()), None)
         assert found is not None, f"{name(path)} names {file}"
         assert re.search(rf"^(async )?def {test}\(", found.read_text(), re.MULTILINE), f"{name(path)} names {test}"
+
+
+RULES = tomllib.loads((ROOT / "tests/rules.toml").read_text())["rule"]
+RULES_MIN = 75
+"""As many sentences as the rules had when they were written down; they do not become fewer by accident."""
+
+
+def collected_in(path: Path) -> set[str]:
+    """The names that pytest collects in a file: functions of the module."""
+    tree = ast.parse(path.read_text())
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert len(functions) == len(set(functions)), f"{name(path)} defines a name twice: the first is never run"
+    return {function for function in functions if function.startswith("test_")}
+
+
+def test_every_rule_is_one_sentence_with_tests_that_exist() -> None:
+    says = [rule["says"] for rule in RULES]
+    assert len(says) == len(set(says)) >= RULES_MIN
+    files = {file for rule in RULES for file, _, _ in (test.partition("::") for test in rule["tests"])}
+    assert all(Path(file).name.startswith("test_") for file in files)
+    found = {f"{file}::{test}" for file in files for test in collected_in(ROOT / "tests" / file)}
+    for rule in RULES:
+        assert rule["says"].endswith("."), rule["says"]
+        assert rule["tests"], f"no test for: {rule['says']}"
+        assert set(rule["tests"]) <= found, f"{rule['says']} {sorted(set(rule['tests']) - found)}"
