@@ -343,3 +343,24 @@ def test_a_lost_answer_names_the_id_that_was_made_up(
     assert f"it may have happened: to repeat the same call, add {option} {made_up}" in result.err
     assert json.loads(run("--json", *command).err)["repeat_with"].startswith(option)
     assert "it may have happened" not in run(*command, option, "mine").err
+
+
+def test_an_error_about_amounts_speaks_in_decimals(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
+    message = "5000000 units of USD are more than the 210000 debited and not refunded yet"
+    metadata = {"asset": "USD", "units": "5000000", "refundable_units": "210000"}
+    failure = Failure(grpc.StatusCode.FAILED_PRECONDITION, message, "EXCEEDS_DEBITED", metadata)
+    fake.answer("Refund", failure)
+    assert run("refund", "demo", "h1", "5 USD").err == (
+        "error: 5.00 USD are more than the 0.21 debited and not refunded yet\n"
+    )
+
+
+def test_an_empty_list_says_so(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
+    fake.answer("ListHolds", pb.ListHoldsResponse())
+    assert run("hold", "list", "demo").out == "none\n"
+
+
+def test_a_limit_is_a_number_and_its_asset_an_option(run: Any) -> None:  # noqa: ANN401
+    result = run("cap", "set", "demo", "--limit", "5 USD", "--asset", "USD", "--per", "day")
+    assert result.code == 2
+    assert "the number alone, as in --limit 5.00 --asset USD" in " ".join(result.err.split())

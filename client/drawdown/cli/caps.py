@@ -39,6 +39,8 @@ def set_(
     observe: Annotated[bool, typer.Option("--observe", help="Only report what would be denied.")] = False,
 ) -> None:
     """Sets a cap, new or instead of the one with the same subject, asset and time. What was used before counts."""
+    if len(limit.split()) > 1:
+        raise typer.BadParameter(f"the number alone, as in --limit 5.00 --asset {asset}", param_hint="--limit")
     cap = session.client.set_cap(
         wallet_id=wallet_id,
         asset=asset,

@@ -155,18 +155,20 @@ def _show_update(session: Session, result: GrantUpdate) -> None:
     if session.out.as_json:
         session.out.json(result)
         return
-    _show(session, result.grant)
+    _show(session, result.grant, just_changed=True)
     session.out.line()
     session.out.balances([result.balance])
 
 
-def _show(session: Session, grant: Grant) -> None:
+def _show(session: Session, grant: Grant, *, just_changed: bool = False) -> None:
+    """A grant. What remains of it is as of the last recorded event: not yet what has just been changed."""
+    remaining = {} if just_changed else {"remaining": session.out.amount(grant.remaining_units, grant.asset)}
     session.out.facts(
         {
             "grant": grant.grant_id,
             "wallet": grant.wallet_id,
             "granted": session.out.amount(grant.units, grant.asset),
-            "remaining": session.out.amount(grant.remaining_units, grant.asset),
+            **remaining,
             "source": grant.source,
             "priority": str(grant.priority),
             "labels": labels(grant.labels),

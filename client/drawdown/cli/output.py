@@ -107,7 +107,11 @@ class Output:
         self._print(table)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Writes rows under their columns; a column name that starts with > is aligned to the right."""
+        """Writes rows under their columns, or that there are none; a column name with > is aligned to the right."""
+        rows = list(rows)
+        if not rows:
+            self.line("none")
+            return
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for column in columns:
             table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)

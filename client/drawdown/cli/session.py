@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import uuid
 from dataclasses import dataclass
@@ -210,9 +211,24 @@ def _fail(error: DrawdownError, session: Session) -> NoReturn:
             document["repeat_with"] = repeat_with
         sys.stderr.write(json.dumps(document, ensure_ascii=False) + "\n")
     else:
-        message = "; ".join(f"{v.field} {v.description}".strip() for v in violations) or error.message
+        message = "; ".join(f"{v.field} {v.description}".strip() for v in violations) or _in_decimals(error, session)
         if isinstance(error, UnavailableError) and not error.reason:  # gRPC's own: nobody answered at that address
             message = f"cannot reach {options.target or TARGET_DEFAULT}: {message}"
         hint = f"; it may have happened: to repeat the same call, add {repeat_with}" if repeat_with else ""
         sys.stderr.write(f"error: {' '.join(message.split())}{hint}\n")
     raise typer.Exit(EXIT_ERROR)
+
+
+def _in_decimals(error: DrawdownError, session: Session) -> str:
+    """The message of an error about one asset with amounts as people write them: ``5.00 USD``, not 5000000 units."""
+    message, asset = error.message, error.metadata.get("asset", "")
+    try:
+        known = bool(asset) and session.scale(asset) is not None
+    except DrawdownError:
+        return message  # the server is not there to ask
+    for name, value in error.metadata.items() if known else ():
+        if name.endswith("units") and value.isdecimal():
+            decimal = session.out.decimal(int(value), asset)
+            message = re.sub(rf"\b{value} units of {asset}\b", f"{decimal} {asset}", message)
+            message = re.sub(rf"\b{value}\b", decimal, message)
+    return message

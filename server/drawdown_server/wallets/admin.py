@@ -328,4 +328,5 @@ def _check_empty(wallet_id: str, reading: WalletReading) -> None:
 
 
 def _not_empty(wallet_id: str, what: str, **metadata: str) -> DrawdownError:
-    return DrawdownError(ErrorReason.WALLET_NOT_EMPTY, f"wallet {wallet_id} {what}", wallet_id=wallet_id, **metadata)
+    message = f"wallet {wallet_id} {what}: it is closed by force only"
+    return DrawdownError(ErrorReason.WALLET_NOT_EMPTY, message, wallet_id=wallet_id, **metadata)
