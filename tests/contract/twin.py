@@ -28,6 +28,7 @@ from drawdown_server.holds.messages import (
     RecordedAmount,
     RecordedDebit,
     RecordedHold,
+    RecordedPart,
     RefundRequest,
     WalletRequest,
 )
@@ -244,7 +245,7 @@ def recorded(hold: Hold) -> RecordedHold:
                 amount.uncollected,
                 amount.refunded,
                 [RecordedDebit(debit.grant_id, debit.units) for debit in amount.debits],
-                list(amount.parts[0].counters) if len(amount.parts) == 1 else [],
+                [RecordedPart(list(part.counters), part.recorded) for part in amount.parts if part.recorded],
             )
             for amount in hold.amounts
         ],
@@ -387,7 +388,7 @@ def as_array(event: Event) -> list[Any]:
         event.change_number,
         event.hold_id,
         [[line.kind.value, *line[1:]] for line in event.lines],
-        [list(amount) for amount in event.amounts],
+        [[*amount[:4], *([[list(part) for part in amount.parts]] if amount.parts else [])] for amount in event.amounts],
         event.subjects,
         event.labels,
         event.hold_create_ms,

@@ -378,6 +378,28 @@ async def test_a_refund_of_a_hold_that_only_the_ledger_remembers(shared_config: 
         assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "HOLD_NOT_FOUND")
 
 
+async def test_a_refund_long_after_gives_each_part_back_where_it_counts(shared_config: Config) -> None:
+    async with run_server(shared_config.model_copy(update={"tombstone_ms": TOMBSTONE_MS}), assets=False) as server:
+        wallet = await server.wallet(USD=100)
+        await server.authorize(wallet, "h", USD=50)  # counts nowhere
+        await set_cap(server, wallet, 1000)
+        raised = await server.call(pb.ExtendRequest(wallet_id=wallet, hold_id="h", amounts=amounts(USD=80)))
+        assert raised.decision == pb.DECISION_APPROVED
+        await server.commit(wallet, "h", USD=80)
+        await server.debits(wallet, at_least=1)
+
+        async def forgotten() -> bool:
+            return (await server.get_hold(wallet, "h")).overage_policy == types_pb2.OVERAGE_POLICY_UNSPECIFIED
+
+        await until(forgotten)
+        used = []
+        for refund_id in ("r1", "r2", "r3"):
+            await refund(server, wallet, "h", refund_id, USD=20)
+            used.append((await usage(server, wallet))[("", "")])
+        assert used == [10, 0, 0]  # the raise counted 30, and no more comes back
+        await server.assert_conserved(wallet)
+
+
 async def test_a_refund_after_the_grant_expired_expires_again(server: Server) -> None:
     wallet = await server.wallet()
     await grant(server, wallet, "short", 50)

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from drawdown_server.holds.fingerprint import fingerprint, refund_digest
-from drawdown_server.holds.messages import RecordedDebit
-from drawdown_server.ledger.events import Event, Line, LineKind, SettledAmount
+from drawdown_server.holds.messages import RecordedDebit, RecordedPart
+from drawdown_server.ledger.events import CountedPart, Event, Line, LineKind, SettledAmount
 from drawdown_server.ledger.planning import plan
 from drawdown_server.ledger.posting import Known, LockedWallet, OutboxEvent, Posting, holds_of
 from drawdown_server.ledger.rows import SettledHoldAmount, decode_amounts, decode_refunds
@@ -124,3 +124,20 @@ def test_a_counter_that_nobody_can_read_is_a_dead_letter() -> None:
     event = msgspec.structs.replace(commit_event("w", 1, cap_usage={"nonsense": 1}))
     posting = plan([OutboxEvent(0, 1, "1-1", b"", event)], Known(WALLETS))
     assert [letter.error for letter in posting.dead_letters] == ["nonsense is no counter of a cap"]
+
+
+@pytest.mark.parametrize("batches", [[3], [1, 1, 1], [2, 1]])
+def test_parts_are_as_the_last_commit_says_and_a_refund_takes_from_the_last(batches: list[int]) -> None:
+    both = [CountedPart([], 5), CountedPart([DAY], 3)]
+    raised = SettledAmount("USD", 8, 8, 0, both)
+    stream = [
+        report(1, [debit(5)], 5),
+        commit_event("w", 2, [debit(3)], hold_id="h", amounts=[raised], cap_usage={DAY: 3}),
+        refund_event("w", 3, "h", [Line(LineKind.REFUND, "USD", 4, "g")], refund_id="r1", cap_usage={DAY: -3}),
+    ]
+    at, hold = 0, None
+    for size in batches:
+        hold = known(planned(stream[at : at + size], at, hold))
+        at += size
+    assert hold is not None
+    assert hold.amounts == [SettledHoldAmount("USD", 8, 8, 0, 4, [RecordedDebit("g", 4)], {}, [RecordedPart([], 4)])]

@@ -32,6 +32,7 @@ from drawdown_server.holds.messages import (
     RecordedAmount,
     RecordedDebit,
     RecordedHold,
+    RecordedPart,
     RefundRequest,
     ReleaseRequest,
     SettleReply,
@@ -1222,7 +1223,9 @@ def test_caps_count_debits_less_refunds_also_when_the_hold_goes_on(rich: Wallet)
 
 
 def test_a_hold_that_only_the_ledger_remembers_is_refunded_once(rich: Wallet) -> None:
-    paid = RecordedAmount("USD", 40, 30, 0, 5, [RecordedDebit("g0", 5), RecordedDebit("g1", 20)], ["|USD|DAY|20453"])
+    paid = RecordedAmount(
+        "USD", 40, 30, 0, 5, [RecordedDebit("g0", 5), RecordedDebit("g1", 20)], [RecordedPart(["|USD|DAY|20453"], 25)]
+    )
     recorded = RecordedHold(1, 2, [], "", LATE, 1, [paid], [("r0", "{'USD': 5}")])
     rich.model.wallets[TENANT, "w1"].books.usage["|USD|DAY|20453"] = 25
     rich.model.wallets[TENANT, "w1"].caps.used["|USD|DAY|20453"] = 25

@@ -117,6 +117,13 @@ class RecordedDebit(msgspec.Struct, frozen=True, array_like=True):
     units: int
 
 
+class RecordedPart(msgspec.Struct, frozen=True, array_like=True):
+    """Units debited under a hold that count in the same counters of caps, perhaps in none."""
+
+    counters: list[str]
+    units: int
+
+
 class RecordedAmount(msgspec.Struct, frozen=True):
     """One asset of a settled hold that only the ledger remembers."""
 
@@ -127,8 +134,8 @@ class RecordedAmount(msgspec.Struct, frozen=True):
     refunded: int
     debits: list[RecordedDebit]
     """What each grant paid and was not refunded yet, in the order of the debits."""
-    counters: list[str]
-    """The cap counters in which its debits count."""
+    parts: list[RecordedPart]
+    """Where its debits count in caps, in order: a refund takes from the last."""
 
 
 class RecordedHold(msgspec.Struct, frozen=True):

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drawdown_server.holds.messages import RecordedAmount, RecordedHold, labels_text
+from drawdown_server.holds.messages import RecordedAmount, RecordedHold, RecordedPart, labels_text
 from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Database, translated
 from drawdown_server.ledger.lines import debt_account, wallet_account
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import (
     DeadLetterRow,
     EntryRow,
+    SettledHoldAmount,
     SettledHoldRow,
     WalletSnapshot,
     dead_letter_row,
@@ -24,6 +25,12 @@ from drawdown_server.ledger.snapshot import read_snapshot
 
 if TYPE_CHECKING:
     import asyncpg
+
+
+def _only_part(amount: SettledHoldAmount) -> RecordedPart:
+    """All that is left of an amount that counts in the same counters."""
+    counters = sorted(counter for counter, units in amount.usage.items() if units > 0)
+    return RecordedPart(counters, amount.debited - amount.refunded)
 
 
 class EntrySum(msgspec.Struct, frozen=True):
@@ -73,7 +80,7 @@ class EntryStore(Database):
                     uncollected=amount.uncollected,
                     refunded=amount.refunded,
                     debits=amount.debits,
-                    counters=sorted(counter for counter, units in amount.usage.items() if units > 0),
+                    parts=amount.parts or [_only_part(amount)],
                 )
                 for amount in row.amounts
             ],

@@ -16,7 +16,9 @@ partition to a later one (``NewerEventError``). So servers of two versions may r
    7  change_number       the change from Postgres that this event applied; 0 for usage and time
    8  hold_id             "" = none
    9  lines               array of [kind, asset, units, grant_id]; may be empty
-  10  amounts             array of [asset, authorized, debited, uncollected], totals so far; of a COMMIT, else empty
+  10  amounts             array of [asset, authorized, debited, uncollected], totals so far; of a COMMIT, else empty.
+                          A fifth value if a raise counts in other caps than what was held before: array of
+                          [[counter, ...], units debited], in order
   11  subjects            array of strings
   12  labels              JSON object of strings; "" = none
   13  hold_create_ms      when the hold was authorized; 0 = no hold
@@ -135,6 +137,13 @@ class Line(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     """Empty: the wallet's debt."""
 
 
+class CountedPart(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Units debited under a hold that count in the same counters of caps, perhaps in none."""
+
+    counters: list[_Name]
+    units: _Count
+
+
 class SettledAmount(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """One asset of a committed hold, in units: totals so far."""
 
@@ -142,6 +151,8 @@ class SettledAmount(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
     authorized: _Count
     debited: _Count
     uncollected: _Count
+    parts: list[CountedPart] = []
+    """Only if there are several."""
 
 
 class CapDelta(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

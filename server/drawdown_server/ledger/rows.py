@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from drawdown_server.holds.messages import CapUsage, Change, RecordedDebit
+from drawdown_server.holds.messages import CapUsage, Change, RecordedDebit, RecordedPart
 from drawdown_server.holds.model import Cap, CapMode, CapWindow, GrantSource, HoldState, OveragePolicy, WalletState
 from drawdown_server.ledger.database import to_ms
 from drawdown_server.ledger.events import LineKind
@@ -197,6 +197,8 @@ class SettledHoldAmount(msgspec.Struct, frozen=True, omit_defaults=True):
     """What each grant ("" = the debt) paid and was not refunded, in the order of the debits."""
     usage: dict[str, int] = {}
     """Units by counter of a cap in which its debits count."""
+    parts: list[RecordedPart] = []
+    """The same in the order in which refunds give it back, the last first; empty when all of it counts in one place."""
 
 
 class SettledHoldRow(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import msgspec
 
 from drawdown_server.holds.fingerprint import refund_digest
-from drawdown_server.holds.messages import RecordedDebit
+from drawdown_server.holds.messages import RecordedDebit, RecordedPart
 from drawdown_server.ledger.counters import parse_counter
 from drawdown_server.ledger.events import Event, LineKind
 from drawdown_server.ledger.rows import SettledHoldAmount
@@ -37,7 +37,7 @@ class KnownHold(NamedTuple):
 class AmountRecord:
     """One asset of a hold while its events are planned."""
 
-    __slots__ = ("authorized", "debited", "debits", "refunded", "uncollected", "usage")
+    __slots__ = ("authorized", "debited", "debits", "parts", "refunded", "uncollected", "usage")
 
     def __init__(self) -> None:
         self.authorized = 0
@@ -46,6 +46,7 @@ class AmountRecord:
         self.refunded = 0
         self.debits: list[tuple[str, int]] = []
         self.usage: dict[str, int] = {}
+        self.parts: list[RecordedPart] = []
 
     def row(self, asset: str) -> SettledHoldAmount:
         """As column ``amounts`` has it."""
@@ -57,6 +58,7 @@ class AmountRecord:
             self.refunded,
             [RecordedDebit(*debit) for debit in self.debits],
             {counter: units for counter, units in self.usage.items() if units},
+            self.parts,
         )
 
 
@@ -103,7 +105,7 @@ class HoldRecord:
             amount.authorized, amount.debited = row.authorized, row.debited
             amount.uncollected, amount.refunded = row.uncollected, row.refunded
             amount.debits = [(debit.grant_id, debit.units) for debit in row.debits]
-            amount.usage = dict(row.usage)
+            amount.usage, amount.parts = dict(row.usage), list(row.parts)
 
     def commit(self, event: Event, occurred: datetime | None) -> None:
         """Add a COMMIT."""
@@ -122,6 +124,7 @@ class HoldRecord:
             amount.authorized = settled.authorized
             amount.debited = settled.debited
             amount.uncollected = settled.uncollected
+            amount.parts = [RecordedPart(part.counters, part.units) for part in settled.parts]
         for line in event.lines:
             if line.kind is LineKind.DEBIT:
                 debits = self._amount(line.asset).debits
@@ -141,6 +144,7 @@ class HoldRecord:
                 amount = self._amount(line.asset)
                 amount.refunded += line.units
                 _take_back(amount.debits, line.grant_id, line.units)
+                _take_from_last(amount.parts, line.units)
         self.refunds.append((event.refund_id, refund_digest(units)))
         self._add_usage(event)
 
@@ -198,6 +202,15 @@ def _take_back(debits: list[tuple[str, int]], grant_id: str, units: int) -> None
                 return
             del debits[place]
             units = -left
+
+
+def _take_from_last(parts: list[RecordedPart], units: int) -> None:
+    """Take refunded units out of the last parts."""
+    while parts and units > 0:
+        last = parts.pop()
+        if last.units > units:
+            parts.append(RecordedPart(last.counters, last.units - units))
+        units -= min(units, last.units)
 
 
 _encode: Final = msgspec.json.Encoder().encode

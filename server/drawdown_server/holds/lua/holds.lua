@@ -151,11 +151,23 @@ local function debit_free(wallet, amount, units)
   end
 end
 
+-- What of each part of an amount was debited, {{cap counters, units}, ...}: only if there are several parts, because the
+-- counters of a single one are in cap_usage.
+local function recorded_parts(counts)
+  local parts = {}
+  for _, part in ipairs(counts) do
+    if part[3] > 0 then
+      parts[#parts + 1] = { part[1], part[3] }
+    end
+  end
+  return #counts > 1 and #parts > 0 and parts or nil
+end
+
 -- The event of usage, once its lines are made.
 local function record_commit(wallet, hold, final, late)
   local amounts = {}
   for i, a in ipairs(hold.amounts) do
-    amounts[i] = { a.asset, a.authorized, a.debited, a.uncollected }
+    amounts[i] = { a.asset, a.authorized, a.debited, a.uncollected, recorded_parts(a.counts) }
   end
   hold.wallet_sequence = wallet.sequence + 1
   record(wallet, {

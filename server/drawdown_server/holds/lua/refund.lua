@@ -15,10 +15,14 @@
 local function recall(request)
   local recorded, amounts = request.recorded, {}
   for i, a in ipairs(recorded.amounts) do
+    local counts = {}
+    for j, part in ipairs(a.parts) do
+      counts[j] = { part[1], part[2], part[2] }
+    end
     amounts[i] = {
       asset = a.asset, authorized = a.authorized, held = 0, debited = a.debited, uncollected = a.uncollected,
       refunded = a.refunded, overage_policy = 'REJECT', pins = {}, debits = a.debits,
-      counts = { { a.counters, a.debited - a.refunded, a.debited - a.refunded } },
+      counts = counts,
     }
   end
   return {

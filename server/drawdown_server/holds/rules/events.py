@@ -60,6 +60,8 @@ class SettledAmount(NamedTuple):
     authorized: int
     debited: int
     uncollected: int
+    parts: tuple[tuple[list[str], int], ...] = ()
+    """Units debited by the counters of caps in which they count; only if there are several such parts."""
 
 
 class CapDelta(NamedTuple):

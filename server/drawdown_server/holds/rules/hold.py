@@ -100,7 +100,9 @@ class HoldAmount:
 
     def settled(self) -> SettledAmount:
         """As a COMMIT event has it."""
-        return SettledAmount(self.asset, self.authorized, self.debited, self.uncollected)
+        is_several = len(self.parts) > 1
+        parts = tuple((list(part.counters), part.recorded) for part in self.parts if is_several and part.recorded > 0)
+        return SettledAmount(self.asset, self.authorized, self.debited, self.uncollected, parts)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -114,7 +114,6 @@ def recall(request: RefundRequest) -> Hold | None:
         refunds=dict(recorded.refunds),
     )
     for amount in recorded.amounts:
-        left = amount.debited - amount.refunded
         hold.amounts.append(
             HoldAmount(
                 asset=amount.asset,
@@ -124,7 +123,7 @@ def recall(request: RefundRequest) -> Hold | None:
                 uncollected=amount.uncollected,
                 refunded=amount.refunded,
                 debits=[Pin(debit.grant_id, debit.units) for debit in amount.debits],
-                parts=[Part(list(amount.counters), left, recorded=left)],
+                parts=[Part(list(part.counters), part.units, recorded=part.units) for part in amount.parts],
             )
         )
     return hold
