@@ -7,7 +7,7 @@ Redis' cmsgpack knows no binary type. Each struct mirrors the header of the Lua 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
@@ -23,9 +23,6 @@ from drawdown_server.holds.model import (
     WalletReading,
     WalletState,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class WalletRequest(msgspec.Struct, kw_only=True):
@@ -416,8 +413,3 @@ class ListHoldsReply(Reply, kw_only=True, frozen=True):
     """Reply of ``list_holds``."""
 
     holds: list[Hold] = []
-
-
-def labels_text(labels: Mapping[str, str]) -> str:
-    """Labels as requests and events carry them: a JSON object with sorted keys, "" for none."""
-    return msgspec.json.encode(dict(sorted(labels.items()))).decode() if labels else ""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from drawdown_server.holds.messages import RecordedAmount, RecordedHold, RecordedPart, labels_text
+from drawdown_server.holds.labels import labels_text
+from drawdown_server.holds.messages import RecordedAmount, RecordedHold, RecordedPart
 from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Database, translated
 from drawdown_server.ledger.lines import debt_account, wallet_account
 from drawdown_server.ledger.queries import QUERIES

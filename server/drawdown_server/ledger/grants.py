@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from drawdown_server.errors import DrawdownError, ErrorReason
-from drawdown_server.holds.messages import Change, GrantChange, labels_text
+from drawdown_server.holds.labels import labels_text
+from drawdown_server.holds.messages import Change, GrantChange
 from drawdown_server.holds.model import GrantSource
 from drawdown_server.holds.refusals import grant_not_found
 from drawdown_server.ledger.changes import (

@@ -1,8 +1,4 @@
-"""What the ledger's queries answer.
-
-Times are milliseconds since the Unix epoch, 0 = never (or not yet); amounts are units (integers in the asset's
-smallest unit).
-"""
+"""What the ledger's queries answer: times in milliseconds since the Unix epoch (0 = never), amounts in units."""
 
 from __future__ import annotations
 
@@ -198,7 +194,7 @@ class SettledHoldAmount(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: dict[str, int] = {}
     """Units by counter of a cap in which its debits count."""
     parts: list[RecordedPart] = []
-    """The same in the order in which refunds give it back, the last first; empty when all of it counts in one place."""
+    """The same in order, as refunds give it back from the last; empty when all of it counts in one place."""
 
 
 class SettledHoldRow(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from drawdown.v1 import authorization_service_pb2_grpc as pb_grpc
 from drawdown.v1 import types_pb2
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.fingerprint import refund_digest
+from drawdown_server.holds.labels import labels_text
 from drawdown_server.holds.messages import (
     AmountRequest,
     AuthorizeRequest,
@@ -23,7 +24,6 @@ from drawdown_server.holds.messages import (
     ReleaseRequest,
     SettleReply,
     TotalUsed,
-    labels_text,
 )
 from drawdown_server.holds.model import HoldState, OveragePolicy
 from drawdown_server.holds.refusals import HoldUnknownError, hold_committed

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from drawdown.v1 import types_pb2
+from drawdown_server.holds.labels import labels_of
 from drawdown_server.holds.model import (
     AssetBalance,
     Cap,
@@ -63,11 +63,6 @@ def timestamp(time_ms: int) -> Timestamp | None:
 def milliseconds(time: Timestamp) -> int:
     """Milliseconds of a Timestamp; what is finer is cut off. 0 for an unset one."""
     return time.seconds * 1000 + time.nanos // 1_000_000
-
-
-def labels_of(text: str) -> dict[str, str]:
-    """The labels in a text of ``holds.messages.labels_text``."""
-    return msgspec.json.decode(text, type=dict[str, str]) if text else {}
 
 
 def balance(source: AssetBalance) -> types_pb2.Balance:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import types_pb2
-from drawdown_server.holds.messages import labels_text
+from drawdown_server.holds.labels import labels_text
 from drawdown_server.holds.model import ExpiryAction, Hold, HoldAmount, HoldState, OveragePolicy
 from drawdown_server.rpc import convert
 

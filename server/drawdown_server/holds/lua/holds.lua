@@ -151,7 +151,7 @@ local function debit_free(wallet, amount, units)
   end
 end
 
--- What of each part of an amount was debited, {{cap counters, units}, ...}: only if there are several parts, because the
+-- What of each part of an amount was debited, {{cap counters, units}, ...}: only if there are several, because the
 -- counters of a single one are in cap_usage.
 local function recorded_parts(counts)
   local parts = {}
