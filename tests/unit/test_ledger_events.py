@@ -53,7 +53,7 @@ def test_the_positions_are_the_documented_ones() -> None:
         0,
         "h",
         [["DEBIT", "USD", UNITS_MAX, "g"]],
-        [["USD", UNITS_MAX, UNITS_MAX, 0]],
+        [["USD", UNITS_MAX, UNITS_MAX, 0, []]],
         ["key:1"],
         '{"a":"b"}',
         1_800_000_000_000,

@@ -4,7 +4,7 @@ import pytest
 
 from drawdown_server.ledger.queries import QUERIES, parse
 
-DELETED_FROM = {"caps", "applied_caps", "cap_usage", "servers"}
+DELETED_FROM = {"caps", "applied_caps", "cap_usage", "servers", "wallet_closings"}
 """What is removed or over; everything else is history."""
 
 

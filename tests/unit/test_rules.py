@@ -616,7 +616,7 @@ def test_commit_debits_what_was_used_and_gives_the_rest_back_to_the_same_grants(
     assert (event.kind, event.hold_id, event.amounts, event.final, event.late) == (
         "COMMIT",
         "h1",
-        [("USD", 40, 15, 0)],
+        [("USD", 40, 15, 0, ())],
         True,
         False,
     )
@@ -701,7 +701,7 @@ def test_charge_available_takes_what_is_available_and_records_the_rest_as_uncoll
     reply = rich.commit("h1", USD=70)
     assert reply.hold is not None
     assert (reply.hold.amounts[0].debited, reply.hold.amounts[0].uncollected) == (60, 10)
-    assert rich.events[-1].amounts == [("USD", 40, 60, 10)]
+    assert rich.events[-1].amounts == [("USD", 40, 60, 10, ())]
     assert rich.commit("h1", USD=70).replayed
 
 
@@ -1151,7 +1151,7 @@ def test_charge_is_authorize_and_commit_in_one_step(
     assert reply.hold is not None
     amount = reply.hold.amounts[0]
     assert (reply.hold.state, amount.authorized, (amount.debited, amount.uncollected)) == ("COMMITTED", 130, answer)
-    assert rich.events[-1].amounts == [("USD", 130, *answer)]
+    assert rich.events[-1].amounts == [("USD", 130, *answer, ())]
     assert rich.charge("c1", policy, USD=130).replayed
     assert rich.charge("c1", policy, USD=131).status == "ID_REUSED"
 

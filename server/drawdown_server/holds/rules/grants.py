@@ -161,10 +161,8 @@ class Asset:
         would bring the balance out of range waits, and those after it, until there is room.
         """
         lines = self._begin_due(now_ms) + self._expire_due(now_ms)
-        next_one = self.coming()[:1]
-        if next_one and self._may_begin(next_one[0], now_ms):  # what ended has made room for it
-            lines += self.refresh(now_ms)
-        return lines
+        # What ended may have made room.
+        return [*lines, *self.refresh(now_ms)] if self.is_behind(now_ms) else lines
 
     def _begin_due(self, now_ms: int) -> list[Line]:
         lines: list[Line] = []
@@ -184,7 +182,7 @@ class Asset:
 
     def is_behind(self, now_ms: int) -> bool:
         """Whether time has done something that ``refresh`` has not seen yet."""
-        is_coming = any(grant.effective_ms <= now_ms for grant in self.scheduled)
+        is_coming = any(self._may_begin(grant, now_ms) for grant in self.coming()[:1])
         return is_coming or any(grant.free > 0 and grant.is_expired(now_ms) for grant in self.grants)
 
     def coming(self) -> list[Grant]:
