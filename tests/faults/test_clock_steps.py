@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from contract.stage import open_stage
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import cap_service_pb2 as cap_pb
 from drawdown.v1 import grant_service_pb2 as grant_pb
@@ -25,7 +26,6 @@ from drawdown_server.holds.model import WalletState
 from faults.clocks import HOUR_S, Clock
 from faults.gateway import Gateway
 from faults.processes import program
-from faults.test_power_loss import stage_on
 from integration.audit import open_audit
 from integration.server import Rpc, open_channel, run_server, settings, until
 
@@ -159,7 +159,7 @@ async def test_a_load_that_began_before_the_step_begins_again(directory: Path, c
     """Its ticket does not say any more how old it is."""
     async with (
         ValkeyProcess(directory / "valkey", binary=clock.valkey(), appendfsync="no") as valkey,
-        stage_on(valkey) as stage,
+        open_stage(valkey.url) as stage,
     ):
         wallet = stage.unloaded()
         ticket = await stage.store.ticket(**wallet.ids)
@@ -185,7 +185,7 @@ async def test_a_hold_is_remembered_until_it_is_recorded_also_when_the_clock_wen
     """Events keep the order of the outbox, whose ids do not go back: the clock alone cannot say what is recorded."""
     async with (
         ValkeyProcess(directory / "valkey", binary=clock.valkey(), appendfsync="no") as valkey,
-        stage_on(valkey) as stage,
+        open_stage(valkey.url) as stage,
     ):
         wallet = await stage.wallet(USD=FUNDS)
         await wallet.hold("recorded", USD=1)

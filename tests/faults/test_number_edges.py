@@ -149,7 +149,11 @@ class Sums:
 
 
 @pytest.mark.parametrize(
-    ("runs", "steps"), [pytest.param(12, 25, id="short"), pytest.param(300, 60, id="long", marks=pytest.mark.soak)]
+    ("runs", "steps"),
+    [
+        pytest.param(12, 25, id="short"),
+        pytest.param(300, 60, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+    ],
 )
 async def test_what_was_acknowledged_adds_up_in_pythons_integers(server: Server, runs: int, steps: int) -> None:
     seed = random.randrange(10**9)  # noqa: S311 - a seed

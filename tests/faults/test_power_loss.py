@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import random
 import shutil
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from contract.wallets import PARTITIONS, Stage, assert_conserved
+from contract.stage import open_stage
+from contract.wallets import assert_conserved
 from drawdown_server.dev.valkey import ValkeyProcess
-from drawdown_server.holds import keys
-from drawdown_server.holds.connection import open_connection
-from drawdown_server.holds.library import build_library, load_library
 from drawdown_server.holds.model import OveragePolicy, WalletState
 from drawdown_server.holds.startup import open_client
-from drawdown_server.holds.store import HoldStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,21 +30,6 @@ if TYPE_CHECKING:
 TIMEOUT_MS: Final = 10_000
 State = dict[bytes, bytes]
 """Every key with its serialized value."""
-
-
-@asynccontextmanager
-async def stage_on(valkey: ValkeyProcess) -> AsyncIterator[Stage]:
-    """The scripts on a store of this test's own."""
-    async with (
-        open_client(valkey.url, timeout_ms=TIMEOUT_MS) as client,
-        open_connection(valkey.url, timeout_ms=TIMEOUT_MS, in_flight_max=10) as connection,
-    ):
-        epochs = [1] * PARTITIONS
-        for partition in range(PARTITIONS):
-            await client.hset(keys.meta(partition), "epoch", "1")
-        library = build_library()
-        await load_library(client, library)
-        yield Stage(valkey.url, HoldStore(connection, library, epochs), connection, client, library, epochs)
 
 
 async def whole_state(client: Redis) -> State:
@@ -102,7 +83,7 @@ async def test_a_log_that_ends_anywhere_gives_back_a_whole_state(data_dir: Path,
     print(f"{seed=}")  # noqa: T201 - to run it again
     dice = random.Random(seed)  # noqa: S311
     states: list[tuple[int, str, State]] = []
-    async with ValkeyProcess(data_dir / "first") as valkey, stage_on(valkey) as stage:
+    async with ValkeyProcess(data_dir / "first") as valkey, open_stage(valkey.url) as stage:
         log = log_of(data_dir / "first")
         wallet = await stage.wallet()
         async for name in last_scripts(wallet):

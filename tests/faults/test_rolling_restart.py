@@ -73,7 +73,7 @@ async def is_used(port: int) -> bool:
 @pytest.mark.parametrize(
     "restarts",
     [
-        pytest.param(4, id="short"),
+        pytest.param(4, id="short", marks=pytest.mark.timeout(300)),  # ten starts of a server
         pytest.param(20, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
     ],
 )

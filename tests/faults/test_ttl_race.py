@@ -38,7 +38,11 @@ class Race:
 
 
 @pytest.mark.parametrize(
-    ("holds", "rounds"), [pytest.param(150, 1, id="short"), pytest.param(300, 60, id="long", marks=pytest.mark.soak)]
+    ("holds", "rounds"),
+    [
+        pytest.param(150, 1, id="short"),
+        pytest.param(300, 60, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+    ],
 )
 async def test_a_call_at_the_edge_of_the_ttl_wins_or_loses_and_never_both(
     config: Config, holds: int, rounds: int

@@ -283,7 +283,7 @@ async def open_channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
     options = [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", 20),
-        ("grpc.min_reconnect_backoff_ms", 20),
+        ("grpc.min_reconnect_backoff_ms", 1_000),  # how long an attempt may take; a refusal is noticed at once
         ("grpc.max_reconnect_backoff_ms", 100),
     ]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
