@@ -184,7 +184,8 @@ class AsyncClient:
             amounts: Total units used so far under this hold, not increments; assets that are not named count as used
                 no more than so far.
             final: Whether the hold is done. False reports progress: debited at once, the rest stays held.
-            hold_token: ``hold.hold_token`` of the authorization, for the day the store lost the hold.
+            hold_token: ``hold.hold_token`` of the authorization, or of the last approved ``extend``: with it the usage
+                is charged exactly once even if the store has lost the hold.
             timeout_s: Deadline of this call in seconds.
         """
         request = _requests.commit(

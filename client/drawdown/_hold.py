@@ -37,6 +37,7 @@ class _HoldState:
         self.hold_id = hold_id
         self._authorization: Authorization | None = None
         self._hold: Hold | None = None
+        self._hold_token = b""
         self._commit_tried = False
         self._settled = False
 
@@ -54,18 +55,27 @@ class _HoldState:
             raise RuntimeError("nothing is held yet: enter the context first")
         return self._hold
 
+    def _check_entered(self) -> None:
+        if self._hold is None:
+            raise RuntimeError("nothing is held yet: enter the context first")
+
     def _entered(self, authorization: Authorization) -> None:
         self._authorization = authorization
         if not authorization.approved:
             raise Denied(authorization)
-        self._hold = authorization.hold
+        self._shown(authorization.hold)
+
+    def _shown(self, hold: Hold | None) -> None:
+        self._hold = hold
+        if hold is not None and hold.hold_token:  # a denied raise, or a commit, answers none: the last one stays good
+            self._hold_token = hold.hold_token
 
     def _check_not_entered(self) -> None:
         if self._authorization is not None:
             raise RuntimeError("a hold context is entered once; call client.hold() again")
 
     def _settled_as(self, hold: Hold, *, final: bool = True) -> None:
-        self._hold = hold
+        self._shown(hold)
         self._settled = final
         # A progress report that arrived has charged what was owed so far; the rest may be given back.
         self._commit_tried = final
@@ -124,14 +134,14 @@ class AsyncHoldContext(_HoldState):
         self, amounts: Amounts, *, final: bool = True, timeout_s: Timeout = USE_CLIENT_DEFAULT
     ) -> CommitResult:
         """Debits the total units used so far; when final, gives the rest back. May be called again after a failure."""
-        hold = self.hold
+        self._check_entered()
         self._commit_tried = True
         result = await self._client.commit(
             wallet_id=self.wallet_id,
             hold_id=self.hold_id,
             amounts=amounts,
             final=final,
-            hold_token=hold.hold_token,
+            hold_token=self._hold_token,
             timeout_s=timeout_s,
         )
         self._settled_as(result.hold, final=final)
@@ -144,7 +154,7 @@ class AsyncHoldContext(_HoldState):
         result = await self._client.extend(
             wallet_id=self.wallet_id, hold_id=self.hold_id, ttl_s=ttl_s, amounts=amounts, timeout_s=timeout_s
         )
-        self._hold = result.hold
+        self._shown(result.hold)
         return result
 
     async def release(self, reason: str = "", *, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> ReleaseResult:
@@ -192,14 +202,14 @@ class HoldContext(_HoldState):
 
     def commit(self, amounts: Amounts, *, final: bool = True, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> CommitResult:
         """Debits the total units used so far; when final, gives the rest back. May be called again after a failure."""
-        hold = self.hold
+        self._check_entered()
         self._commit_tried = True
         result = self._client.commit(
             wallet_id=self.wallet_id,
             hold_id=self.hold_id,
             amounts=amounts,
             final=final,
-            hold_token=hold.hold_token,
+            hold_token=self._hold_token,
             timeout_s=timeout_s,
         )
         self._settled_as(result.hold, final=final)
@@ -212,7 +222,7 @@ class HoldContext(_HoldState):
         result = self._client.extend(
             wallet_id=self.wallet_id, hold_id=self.hold_id, ttl_s=ttl_s, amounts=amounts, timeout_s=timeout_s
         )
-        self._hold = result.hold
+        self._shown(result.hold)
         return result
 
     def release(self, reason: str = "", *, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> ReleaseResult:

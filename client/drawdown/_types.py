@@ -190,7 +190,8 @@ class Hold:
     expiry_action: ExpiryAction
     labels: Mapping[str, str]
     hold_token: bytes = field(repr=False)
-    """Proof of what was held; send it with ``commit``. Empty until the server signs holds."""
+    """Proof of what was held, from ``authorize`` and ``extend``; send it with ``commit``. Empty in other answers, and
+    when the server has no key to sign with."""
     wallet_sequence: int = 0
     """Position in the wallet's history of the last event under this hold; 0 while nothing was debited."""
     alternative_index: int = 0

@@ -1,7 +1,7 @@
-"""The command line: ``drawdown-server serve|flush|migrate|check-config|reconcile|rebuild|dead-letters|dev|demo``.
+"""The command line: ``drawdown-server`` and a command, of which --help lists all.
 
-All but ``dev`` and ``demo`` take every setting of ``config.py`` as a flag; these two need nothing installed but this
-package.
+All but ``new-token-key``, ``dev`` and ``demo`` take every setting of ``config.py`` as a flag; the last two need nothing
+installed but this package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drawdown_server.app import serve as run_serve
 from drawdown_server.commands.dead_letters import run_dead_letters
 from drawdown_server.commands.rebuild import run_rebuild
 from drawdown_server.commands.reconcile import run_reconcile
-from drawdown_server.config import Config
+from drawdown_server.config import Config, new_token_key
 from drawdown_server.errors import ConfigurationError, DrawdownError
 from drawdown_server.ledger.migrations import migrate as run_migrations
 from drawdown_server.telemetry.logs import configure_logs
@@ -75,6 +75,12 @@ def check_config(context: typer.Context) -> None:
 
     _run(run_check(config))
     typer.echo("ok: a server can start with these settings")
+
+
+@commands.command("new-token-key")
+def print_new_token_key() -> None:
+    """Print a new key for DRAWDOWN_HOLD_TOKEN_KEYS, which signs hold tokens."""
+    typer.echo(new_token_key())
 
 
 _Tenant = Annotated[str, typer.Option(help="Only of this tenant.")]

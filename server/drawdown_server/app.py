@@ -34,12 +34,14 @@ from drawdown.v1 import (
     wallet_service_pb2,
     wallet_service_pb2_grpc,
 )
+from drawdown_server.config import token_secrets
 from drawdown_server.errors import ConfigurationError, StoreUnavailableError
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library
 from drawdown_server.holds.startup import check_store, open_client
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.holds.sweeper import Sweeper
+from drawdown_server.holds.token import TokenKeys
 from drawdown_server.identity.caller import Caller
 from drawdown_server.ledger.backlog import Backlog
 from drawdown_server.ledger.database import open_pool
@@ -251,7 +253,8 @@ def build_server(
         options=SERVER_OPTIONS,
     )
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
-        AuthorizationService(stores.holds, stores.ledger, assets, limits), server
+        AuthorizationService(stores.holds, stores.ledger, assets, limits, token_keys(config)),
+        server,
     )
     asset_service_pb2_grpc.add_AssetServiceServicer_to_server(AssetService(admin, stores.ledger), server)
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletService(admin, stores.ledger), server)
@@ -265,6 +268,17 @@ def build_server(
     if config.reflection:
         reflection.enable_server_reflection([*service_names(), reflection.SERVICE_NAME, HEALTH_SERVICE], server)
     return server
+
+
+def token_keys(config: Config) -> TokenKeys:
+    """What signs holds; a server without a key says what that means."""
+    if not config.hold_token_keys:
+        log.warning(
+            "hold_tokens.off",
+            lost="what customers used under holds that Valkey loses is not charged",
+            change="set DRAWDOWN_HOLD_TOKEN_KEYS; drawdown-server new-token-key prints a key",
+        )
+    return TokenKeys(token_secrets(config.hold_token_keys))
 
 
 def service_names() -> list[str]:

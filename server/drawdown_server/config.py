@@ -6,9 +6,12 @@ Each default starts on a laptop. ``drawdown-server check-config`` prints what is
 from __future__ import annotations
 
 import re
+from base64 import b64decode, urlsafe_b64encode
+from datetime import UTC, datetime
+from secrets import token_bytes, token_hex
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 PARTITIONS_DEFAULT: Final = 64
@@ -19,7 +22,10 @@ OUTBOX_BACKLOG_LIMIT_DEFAULT: Final = 100_000
 """An event takes about 250 bytes of Valkey's memory: 25 MB per partition, 1.6 GB if all of 64 were full."""
 RECONCILE_INTERVAL_S_DEFAULT: Final = 86_400
 """Every entry of every wallet is read once in that time: a day is soon enough for what should never differ."""
+KEY_BYTES_MIN: Final = 32
+"""As long as the digest: less would be the weakest part of an HMAC-SHA256."""
 MASK: Final = "***"
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PASSWORD_BEFORE_HOST: Final = re.compile(r"(://[^/?#:@]*:).*(?=@)")
 _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
 
@@ -32,7 +38,7 @@ def _none_if_empty(value: object) -> object:
 class Config(BaseSettings):
     """The server's settings."""
 
-    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     valkey_url: Annotated[str, Field(description="redis:// rediss:// or unix:// URL of Valkey >= 8 or Redis >= 7")] = (
         "redis://127.0.0.1:6379/0"
@@ -91,6 +97,13 @@ class Config(BaseSettings):
     evict_interval_ms: Annotated[
         int, Field(ge=10, le=3_600_000, description="pause between looks at 10,000 keys for idle wallets")
     ] = 10_000
+    hold_token_keys: Annotated[
+        str,
+        Field(
+            repr=False,
+            description="id:secret[,id:secret...] of `new-token-key`: the first signs hold tokens, all verify them",
+        ),
+    ] = ""
     sweep_interval_ms: Annotated[int, Field(ge=10, le=60_000, description="pause between sweeps of due holds")] = 500
 
     flush_batch_max: Annotated[int, Field(ge=1, le=100_000, description="events per Postgres transaction")] = 2_000
@@ -132,6 +145,12 @@ class Config(BaseSettings):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
     log_format: Annotated[Literal["json", "console"], Field(description="how log lines are written")] = "json"
 
+    @field_validator("hold_token_keys")
+    @classmethod
+    def _check_token_keys(cls, value: str) -> str:
+        token_secrets(value)
+        return value
+
     @classmethod
     def from_flags(cls, arguments: list[str], *, program: str) -> Self:
         """The settings from flags (``--grpc-port 50052``) and, for the rest, from the environment.
@@ -157,7 +176,37 @@ class Config(BaseSettings):
         values = {name: str(value) for name, value in self.model_dump().items()}
         for name in ("valkey_url", "postgres_url"):
             values[name] = mask_url(values[name])
+        key_ids = token_secrets(self.hold_token_keys)
+        values["hold_token_keys"] = ",".join(f"{key_id}:{MASK}" for key_id in key_ids) or "none: holds are not signed"
         return values
+
+
+def token_secrets(text: str) -> dict[str, bytes]:
+    """The keys of hold tokens, in their order: secrets by id.
+
+    Raises:
+        ValueError: The text breaks a rule. The message says which, and nothing of the secrets.
+    """
+    secrets: dict[str, bytes] = {}
+    for key in text.split(",") if text else ():
+        key_id, colon, secret = key.strip().partition(":")
+        if not (colon and _KEY_ID.fullmatch(key_id)):
+            raise ValueError("must be id:secret[,id:secret...], each id 1-32 of [A-Za-z0-9_-]")
+        if key_id in secrets:
+            raise ValueError(f"names the key {key_id} twice")
+        try:
+            decoded = b64decode(secret, altchars=b"-_", validate=True)
+        except ValueError:
+            decoded = b""
+        if len(decoded) < KEY_BYTES_MIN:
+            raise ValueError(f"the secret of {key_id} must be base64 (URL-safe) of at least {KEY_BYTES_MIN} bytes")
+        secrets[key_id] = decoded
+    return secrets
+
+
+def new_token_key() -> str:
+    """A new key for hold tokens, its id the day it was made."""
+    return f"{datetime.now(UTC):%Y%m%d}-{token_hex(2)}:{urlsafe_b64encode(token_bytes(KEY_BYTES_MIN)).decode()}"
 
 
 def mask_url(url: str) -> str:

@@ -25,14 +25,11 @@ from drawdown_server.holds.messages import (
     ReadCapsRequest,
     ReadHoldRequest,
     ReadWalletRequest,
-    RecordedAmount,
-    RecordedDebit,
-    RecordedHold,
-    RecordedPart,
     RefundRequest,
     WalletRequest,
 )
 from drawdown_server.holds.model import CapWindow
+from drawdown_server.holds.recorded import RecordedAmount, RecordedDebit, RecordedHold, RecordedPart
 from drawdown_server.holds.rules import BrokenRuleError, ModelStore
 from drawdown_server.holds.rules.caps import DAY_MS, period_of
 

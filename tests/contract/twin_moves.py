@@ -8,7 +8,9 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from contract.twin import IDS, SUBJECTS, Move, Run, World
+import msgspec
+
+from contract.twin import IDS, SUBJECTS, Move, Run, World, recorded
 from drawdown_server.holds.messages import (
     AmountRequest,
     ApplyRequest,
@@ -39,8 +41,10 @@ from drawdown_server.holds.model import (
     OveragePolicy,
     WalletState,
 )
+from drawdown_server.holds.recorded import RecordedAmount, RecordedDebit, RecordedHold
 from drawdown_server.holds.rules.caps import DAY_MS, HOUR_MS, MINUTE_MS, end_of, period_of
 from drawdown_server.holds.rules.changes import LIVE_MIN_MS
+from drawdown_server.holds.rules.recall import recall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,13 +220,55 @@ class Player:
 
     def commit(self) -> CommitRequest:
         hold = self.some_hold(state=self.pick((HoldState.HELD, HoldState.HELD, HoldState.EXPIRED)))
-        hold_id = hold.hold_id if hold else "nobody"
+        hold_id, lost = hold.hold_id if hold else "nobody", None
+        if self.chance(15):
+            hold_id, lost = self.lost()
+            hold = recall(hold_id, lost)
         return CommitRequest(
             **IDS,
             hold_id=hold_id,
             amounts=self.totals(hold),
             final=self.chance(50),
             tombstone_ms=self.pick(TOMBSTONES),
+            lost=lost,
+            ticket_ms=self.world.now_ms - self.pick((0, 0, 0, 0, 999, -1)) if lost else 0,
+        )
+
+    def lost(self) -> tuple[str, RecordedHold]:
+        """A hold as the ledger or a token has it: one that was forgotten, or one of an older state of the wallet."""
+        history = self.world.history.items()
+        gone = [hold for id_, hold in history if hold.state is HoldState.EXPIRED and not self.knows(id_)]
+        if gone and self.chance(60):
+            hold = self.pick(gone)
+            return hold.hold_id, msgspec.structs.replace(recorded(hold), state=HoldState.EXPIRED)
+        now_ms = self.world.now_ms
+        return self.new_id(), RecordedHold(
+            create_ms=now_ms - self.pick((1_000, HOUR_MS)),
+            settle_ms=0,
+            subjects=self.subjects(),
+            labels=self.pick(("", '{"a":"b"}')),
+            late=False,
+            wallet_sequence=0,
+            amounts=[self.lost_amount(asset) for asset in self.assets()],
+            refunds=[],
+            state=HoldState.EXPIRED,
+            fingerprint=f"f{self.number()}",
+            expire_ms=now_ms + self.pick((-1, 0, 1_000)),
+            expiry_action=self.pick(list(ExpiryAction)),
+            way=self.pick((0, 1)),
+        )
+
+    def lost_amount(self, asset: str) -> RecordedAmount:
+        """Of a lost hold: mostly nothing was debited."""
+        authorized = self.units()
+        debited = self.pick((0, 0, authorized // 2))
+        return RecordedAmount(
+            asset,
+            authorized,
+            debited=debited,
+            uncollected=self.pick((0, 0, 1)) if debited else 0,
+            debits=[RecordedDebit("", debited)] if debited else [],
+            overage_policy=self.pick(list(OveragePolicy)),
         )
 
     def raises(self, hold: Hold | None) -> list[TotalUsed]:

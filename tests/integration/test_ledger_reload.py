@@ -12,7 +12,7 @@ import pytest
 from books import SUBJECTS, TTL_MS, WALLET, Books, open_books
 from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds import keys
-from drawdown_server.holds.messages import ExtendRequest, RecordedDebit, TotalUsed
+from drawdown_server.holds.messages import ExtendRequest, TotalUsed
 from drawdown_server.holds.model import (
     Cap,
     CapMode,
@@ -28,6 +28,8 @@ from ledgers import PARTITIONS, TENANT, make_flusher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from drawdown_server.holds.recorded import RecordedDebit
 
 ASSETS = ["USD", "TOK"]
 SOON_MS = 40

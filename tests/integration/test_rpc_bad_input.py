@@ -258,7 +258,7 @@ def amount_rows() -> Iterator[tuple[str, Row]]:
     )
     fields = ("wallet_id", "hold_id", "amounts[0].asset", "amounts[0].units", "hold_token")
     yield "Commit everything at once", (everything, fields, "INVALID_FIELD")
-    yield "Commit hold_token", (changed("Commit", hold_token=b"x"), ("hold_token",), "NOT_SUPPORTED")
+    yield "Commit hold_token", (changed("Commit", hold_token=b"x"), ("hold_token",), "INVALID_FIELD")
 
 
 def hold_rows() -> Iterator[tuple[str, Row]]:

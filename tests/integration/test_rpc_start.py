@@ -181,6 +181,17 @@ def test_check_config_prints_every_setting_without_passwords(run: Callable[..., 
     assert "drawdown:***@" in printed["postgres_url"]
 
 
+def test_check_config_says_which_keys_sign_holds(run: Callable[..., Result]) -> None:
+    key = run("new-token-key").stdout.strip()
+    key_id, _, secret = key.partition(":")
+    result = run("check-config", hold_token_keys=key)
+    assert result.exit_code == 0
+    assert f" {key_id}:***\n" in result.stdout
+    assert secret not in result.output
+    assert " none: holds are not signed\n" in run("check-config").stdout
+    assert "error: DRAWDOWN_HOLD_TOKEN_KEYS: " in run("check-config", hold_token_keys=secret).stderr
+
+
 def test_check_config_changes_nothing(run: Callable[..., Result], config: Config) -> None:
     """A look with a wrong number of partitions must not fix that number for ever."""
     assert run("check-config", partitions=2).exit_code == 0

@@ -397,8 +397,47 @@ MUTANTS: Final = (
         "    keep_settled(wallet, hold, request.tombstone_ms)\n",
         "    keep_hold(wallet, hold)\n",
     ),
-    Mutant("the ledger's hold is unknown", "refund.lua", "(request.recorded and recall(request))", "nil"),
-    Mutant("a recalled hold id is free again", "refund.lua", "fingerprint = '-'", "fingerprint = ''"),
+    Mutant(
+        "the ledger's hold is unknown",
+        "refund.lua",
+        "(request.recorded and recall(request.hold_id, request.recorded))",
+        "nil",
+    ),
+    Mutant("a recalled hold id is free again", "holds.lua", "fingerprint = recorded.fingerprint", "fingerprint = ''"),
+    # --- lost holds
+    Mutant(
+        "a lost hold is committed again",
+        "commit.lua",
+        "  if not hold then\n    if not request.lost then",
+        "  if not hold or request.lost then\n    if not request.lost then",
+    ),
+    Mutant(
+        "a lost hold is committed long after the ledger was asked",
+        "commit.lua",
+        ">= TICKET_OF_LOST_MAX_MS",
+        "> TICKET_OF_LOST_MAX_MS",
+    ),
+    Mutant("a lost hold takes a ticket from the future", "commit.lua", "wallet.now < request.ticket_ms or ", ""),
+    Mutant("a refused hold is not lost any more", "commit.lua", " and not hold.is_lost then", " then"),
+    Mutant("a lost hold counts in no cap", "commit.lua", "{ counters_for(met, amount.asset), 0, 0 }", "{ {}, 0, 0 }"),
+    Mutant(
+        "a lost hold loses its policy",
+        "holds.lua",
+        "overage_policy = a.overage_policy, pins = {}",
+        "overage_policy = 'REJECT', pins = {}",
+    ),
+    Mutant(
+        "what the ledger has of a lost hold is debited again",
+        "holds.lua",
+        "held = 0, debited = a.debited",
+        "held = 0, debited = 0",
+    ),
+    Mutant(
+        "an asset that is gone cannot be owed",
+        "commit.lua",
+        "      new_asset(wallet, amount.asset)\n",
+        "",
+    ),
     # --- caps
     Mutant("a raise is a request of its own", "caps.lua", "used = amount.reserved or 0", "used = 0"),
     Mutant(

@@ -95,6 +95,19 @@ def test_authorize_in_json(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN40
     assert answer["balances"][0]["available"] == "12.00"
 
 
+def test_the_token_of_a_hold_goes_from_authorize_to_commit(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
+    fake.answer("Authorize", approved({"USD": 500_000}))
+    fake.answer("Commit", committed({"USD": 500_000}, {"USD": 200_000}))
+    token = run("authorize", "demo", "0.50 USD", "--json").json["hold"]["hold_token"]
+    assert run("commit", "demo", "req_1", "0.20 USD", "--hold-token", token).code == 0
+    assert fake.calls("Commit")[0].request.hold_token == b"token"
+    assert run("commit", "demo", "req_1", "0.20 USD").code == 0
+    assert fake.calls("Commit")[1].request.hold_token == b""
+    result = run("commit", "demo", "req_1", "0.20 USD", "--hold-token", "no token!")
+    assert result.code == 2
+    assert "base64" in result.err
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_denial_is_exit_code_3(fake: FakeDrawdown, run: Any, place: str) -> None:  # noqa: ANN401
     fake.answer("Authorize", denied(required_units=5_000_000, available_units=200_000))

@@ -68,6 +68,29 @@ def test_a_committed_hold_is_not_released_sync(fake: FakeDrawdown) -> None:
     assert not fake.calls("Release")
 
 
+async def test_every_commit_of_a_hold_has_its_last_token(fake: FakeDrawdown) -> None:
+    progress = committed({"USD": 500}, {"USD": 200})
+    progress.hold.hold_token = b""
+    fake.answer("Commit", progress)
+    raised = authorization_service_pb2.ExtendResponse(decision="DECISION_APPROVED", hold=hold_message({"USD": 900}))
+    raised.hold.hold_token = b"raised"
+    fake.answer("Extend", raised)
+    async with (
+        drawdown.AsyncClient(fake.target) as client,
+        client.hold(wallet_id="demo", amounts={"USD": 500}) as hold,
+    ):
+        await hold.commit({"USD": 100}, final=False)
+        await hold.commit({"USD": 200}, final=False)
+        await hold.extend(amounts={"USD": 900})
+        await hold.commit({"USD": 300}, final=False)
+        raised.decision, raised.hold.hold_token = "DECISION_DENIED", b""
+        fake.answer("Extend", raised)
+        await hold.extend(amounts={"USD": 9_000})
+        await hold.commit({"USD": 400})
+    tokens = [arrived.request.hold_token for arrived in fake.calls("Commit")]
+    assert tokens == [b"token", b"token", b"raised", b"raised"]
+
+
 async def test_a_body_that_raises_releases(fake: FakeDrawdown) -> None:
     async with drawdown.AsyncClient(fake.target) as client:
         with pytest.raises(BodyError):

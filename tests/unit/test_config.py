@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
-from drawdown_server.config import Config, mask_url
+from drawdown_server.config import KEY_BYTES_MIN, Config, mask_url, new_token_key, token_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = "drawdown-server serve"
+SECRET = "A" * 42 + "E="
+OTHER_SECRET = "B" * 42 + "E="
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +95,33 @@ def test_what_is_printed_has_every_setting_and_no_password() -> None:
     ).masked()
     assert set(values) == set(Config.model_fields)
     assert "hunter" not in "".join(values.values())
+
+
+def test_a_new_token_key_is_one_that_the_setting_takes() -> None:
+    one, two = new_token_key(), new_token_key()
+    secrets = token_secrets(f"{one},{two}")
+    assert list(secrets) == [one.partition(":")[0], two.partition(":")[0]]
+    assert [len(secret) for secret in secrets.values()] == [KEY_BYTES_MIN] * 2
+    assert secrets[one.partition(":")[0]] != secrets[two.partition(":")[0]]
+
+
+def test_token_keys_are_masked() -> None:
+    config = Config(hold_token_keys=f"new:{SECRET},old:{OTHER_SECRET}")
+    assert config.masked()["hold_token_keys"] == "new:***,old:***"  # noqa: S105
+    assert SECRET not in repr(config)
+
+
+@pytest.mark.parametrize(("keys", "rule"), [
+    ("hunter2", "must be id:secret[,id:secret...], each id 1-32 of [A-Za-z0-9_-]"),
+    (f"a b:{'A' * 43}=", "must be id:secret[,id:secret...], each id 1-32 of [A-Za-z0-9_-]"),
+    ("k:hunter2", "the secret of k must be base64 (URL-safe) of at least 32 bytes"),
+    (f"k:{'A' * 42}==", "the secret of k must be base64 (URL-safe) of at least 32 bytes"),
+    (f"k:{'A' * 43}=,k:{'B' * 43}=", "names the key k twice"),
+    (f"k:{'A' * 43}=,", "must be id:secret[,id:secret...], each id 1-32 of [A-Za-z0-9_-]"),
+])  # fmt: skip
+def test_bad_token_keys_are_refused_and_not_repeated(keys: str, rule: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Config(hold_token_keys=keys)
+    assert [error["msg"] for error in caught.value.errors()] == [f"Value error, {rule}"]
+    assert "hunter2" not in str(caught.value)
+    assert "AAAA" not in str(caught.value)

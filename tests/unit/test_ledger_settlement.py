@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from drawdown_server.holds.fingerprint import fingerprint, refund_digest
-from drawdown_server.holds.messages import RecordedDebit, RecordedPart
+from drawdown_server.holds.recorded import RecordedDebit, RecordedPart
 from drawdown_server.ledger.events import CountedPart, Event, Line, LineKind, SettledAmount
 from drawdown_server.ledger.planning import plan
 from drawdown_server.ledger.posting import Known, LockedWallet, OutboxEvent, Posting, holds_of

@@ -29,10 +29,6 @@ from drawdown_server.holds.messages import (
     PackedGrant,
     ReadHoldRequest,
     ReadWalletRequest,
-    RecordedAmount,
-    RecordedDebit,
-    RecordedHold,
-    RecordedPart,
     RefundRequest,
     ReleaseRequest,
     SettleReply,
@@ -54,6 +50,7 @@ from drawdown_server.holds.model import (
     WalletReading,
     WalletState,
 )
+from drawdown_server.holds.recorded import RecordedAmount, RecordedDebit, RecordedHold, RecordedPart
 from drawdown_server.holds.rules import BrokenRuleError, Event, ModelStore
 from drawdown_server.holds.rules import wallet as rules_wallet
 from drawdown_server.holds.rules.caps import end_of, period_of

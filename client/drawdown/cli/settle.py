@@ -14,6 +14,7 @@ from drawdown.cli.values import (
     SubjectsOption,
     parse_amounts,
     parse_labels,
+    parse_token,
 )
 from drawdown.cli.wallets import WalletArgument
 
@@ -35,10 +36,22 @@ def commit(
     progress: Annotated[
         bool, typer.Option("--progress", help="Used so far, and not done yet: the rest stays held.")
     ] = False,
+    hold_token: Annotated[
+        str | None,
+        typer.Option(
+            "--hold-token",
+            metavar="BASE64",
+            help="The hold's token, as `authorize --json` has it: charges it even if the store lost the hold.",
+        ),
+    ] = None,
 ) -> None:
     """Debits what was really used, in total under this hold, and gives the rest back."""
     result = session.client.commit(
-        wallet_id=wallet_id, hold_id=hold_id, amounts=parse_amounts(amounts, session.scale), final=not progress
+        wallet_id=wallet_id,
+        hold_id=hold_id,
+        amounts=parse_amounts(amounts, session.scale),
+        final=not progress,
+        hold_token=b"" if hold_token is None else parse_token(hold_token),
     )
     out = session.out
     if out.as_json:

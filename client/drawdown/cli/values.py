@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -127,6 +128,14 @@ def parse_partial(
             raise typer.BadParameter(f"--min names {asset}, of which nothing is to be held")
     amounts = [[Amount(asset, units, min_units.get(asset, 0)) for asset, units in way.items()] for way in ways]
     return amounts[0], amounts[1:]
+
+
+def parse_token(text: str) -> bytes:
+    """A hold's token from the text that JSON has."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise typer.BadParameter("a hold token is base64, as `authorize --json` has it") from error
 
 
 def parse_time(text: str, now: datetime) -> datetime:

@@ -32,6 +32,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_EXCEEDS_DEBITED: _ClassVar[ErrorReason]
     ERROR_REASON_WALLET_NOT_EMPTY: _ClassVar[ErrorReason]
     ERROR_REASON_TOO_MANY_CAPS: _ClassVar[ErrorReason]
+    ERROR_REASON_DEAD_LETTER: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKEN_KEY_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_FIELD: ErrorReason
@@ -59,4 +61,6 @@ ERROR_REASON_BELOW_HOLD: ErrorReason
 ERROR_REASON_EXCEEDS_DEBITED: ErrorReason
 ERROR_REASON_WALLET_NOT_EMPTY: ErrorReason
 ERROR_REASON_TOO_MANY_CAPS: ErrorReason
+ERROR_REASON_DEAD_LETTER: ErrorReason
+ERROR_REASON_TOKEN_KEY_UNKNOWN: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason

@@ -113,7 +113,11 @@ async def run_on_a_fresh_stack(directory: Path, plan: Plan, concurrency: int) ->
     async with EmbeddedStack.open(directory / "stores") as stack:
         # What the run depends on is fixed here; the rest may come from the environment.
         config = Config(
-            valkey_url=stack.valkey_url, postgres_url=stack.postgres_url, flusher=True, ttl_default_ms=300_000
+            valkey_url=stack.valkey_url,
+            postgres_url=stack.postgres_url,
+            hold_token_keys=stack.hold_token_keys,
+            flusher=True,
+            ttl_default_ms=300_000,
         )
         await migrate(config.postgres_url)
         async with (

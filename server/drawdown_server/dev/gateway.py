@@ -166,10 +166,11 @@ class Gateway:
     async def _serve(self, request: PlannedRequest, on_done: Callable[[], None]) -> None:
         """One request from its Authorize to its end. An error is noted: the contract has none for what we do."""
         try:
-            if await self._authorize(request):
+            hold = await self._authorize(request)
+            if hold is not None:
                 match request.outcome:
                     case Outcome.COMMIT:
-                        await self._commit(request)
+                        await self._commit(request, hold.hold_token)
                     case Outcome.RELEASE:
                         await self._release(request)
                     case Outcome.ABANDON:
@@ -178,7 +179,7 @@ class Gateway:
             self._note(request, f"failed: {error.code.name} {error.message}")
         on_done()
 
-    async def _authorize(self, request: PlannedRequest) -> bool:
+    async def _authorize(self, request: PlannedRequest) -> drawdown.Hold | None:
         started = time.perf_counter()
         answer = await self._answer(lambda: self._send_authorize(request))
         self.acknowledged.authorize_s.append(time.perf_counter() - started)
@@ -190,10 +191,10 @@ class Gateway:
                 again = await self._answer(lambda: self._send_authorize(request))
                 if not (again.approved and again.replayed and again.hold == answer.hold):
                     self._note(request, f"approved, and sent again it was {again.decision}, replayed: {again.replayed}")
-            return True
+            return answer.hold
         reason = answer.denial.reason.value if answer.denial is not None else "no reason given"
         self.acknowledged.denied[reason] += 1
-        return False
+        return None
 
     def _send_authorize(self, request: PlannedRequest) -> Awaitable[drawdown.Authorization]:
         return self._client.authorize(
@@ -203,11 +204,14 @@ class Gateway:
             ttl_s=ABANDONED_TTL_S if request.outcome is Outcome.ABANDON else None,
         )
 
-    async def _commit(self, request: PlannedRequest) -> None:
+    async def _commit(self, request: PlannedRequest, hold_token: bytes) -> None:
         def send() -> Awaitable[drawdown.CommitResult]:
             return self._answer(
                 lambda: self._client.commit(
-                    wallet_id=request.wallet_id, hold_id=request.hold_id, amounts=request.used_units
+                    wallet_id=request.wallet_id,
+                    hold_id=request.hold_id,
+                    amounts=request.used_units,
+                    hold_token=hold_token,
                 )
             )
 

@@ -23,6 +23,7 @@ from drawdown_server.telemetry.logs import configure_logs
 
 VALKEY_URL: Final = "DRAWDOWN_VALKEY_URL"
 POSTGRES_URL: Final = "DRAWDOWN_POSTGRES_URL"
+HOLD_TOKEN_KEYS: Final = "DRAWDOWN_HOLD_TOKEN_KEYS"  # noqa: S105  # no password
 
 HINTS: Final = """
 Drawdown serves on {target}   (Valkey {valkey_url}, Postgres {postgres_url})
@@ -69,6 +70,7 @@ async def run_dev(data_dir: Path, ports: Ports, *, fresh: bool) -> None:
                 config = Config(
                     valkey_url=os.environ.get(VALKEY_URL, stack.valkey_url),
                     postgres_url=os.environ.get(POSTGRES_URL, stack.postgres_url),
+                    hold_token_keys=os.environ.get(HOLD_TOKEN_KEYS, stack.hold_token_keys),
                     grpc_port=ports.grpc,
                     reflection=True,
                 )

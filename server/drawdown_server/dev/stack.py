@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from drawdown_server.config import new_token_key
 from drawdown_server.dev.postgres import PostgresProcess
 from drawdown_server.dev.process import DirectoryLock, EmbeddedStackError
 from drawdown_server.dev.valkey import ValkeyProcess
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["EmbeddedStack", "EmbeddedStackError"]
 
 DATABASE: Final = "drawdown"
+TOKEN_KEY_FILE: Final = "hold-token-key"  # noqa: S105  # no password
+"""In the data directory: it must be there as long as the holds that it signs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class EmbeddedStack:
     valkey_url: str
     postgres_url: str
     """Of the database ``drawdown``, which exists and is empty at first."""
+    hold_token_keys: str
+    """The setting of a server on this stack, so that it signs its holds."""
 
     @classmethod
     @asynccontextmanager
@@ -64,7 +69,7 @@ class EmbeddedStack:
                 PostgresProcess(data_dir / "postgres", postgres_port, fsync=fsync, inherit=inherit) as postgres,
             ):
                 postgres_url = await postgres.create_database(DATABASE)
-                yield cls(valkey, postgres, valkey.url, postgres_url)
+                yield cls(valkey, postgres, valkey.url, postgres_url, token_key(data_dir))
         finally:
             lock.release()
 
@@ -77,6 +82,19 @@ def claim(data_dir: Path, *, fresh: bool) -> DirectoryLock:
         for kept in ("valkey", "postgres") if fresh else ():
             if (data_dir / kept).exists():
                 shutil.rmtree(data_dir / kept)
+        if fresh:
+            (data_dir / TOKEN_KEY_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise EmbeddedStackError(f"data directory {data_dir} cannot be used: {error}") from error
     return lock
+
+
+def token_key(data_dir: Path) -> str:
+    """The key of a data directory, made on its first use, readable by its owner alone."""
+    path = data_dir / TOKEN_KEY_FILE
+    path.touch(mode=0o600)
+    key = path.read_text()
+    if not key:
+        key = new_token_key()
+        path.write_text(key)
+    return key

@@ -23,6 +23,7 @@ from drawdown_server.holds.model import (
     WalletReading,
     WalletState,
 )
+from drawdown_server.holds.recorded import RecordedHold
 
 
 class WalletRequest(msgspec.Struct, kw_only=True):
@@ -73,7 +74,7 @@ class TotalUsed(msgspec.Struct, frozen=True):
     """0 .. UNITS_MAX."""
 
 
-class CommitRequest(WalletRequest, kw_only=True):
+class CommitRequest(WalletRequest, kw_only=True, omit_defaults=True):
     """Request of ``commit``."""
 
     hold_id: str
@@ -81,6 +82,10 @@ class CommitRequest(WalletRequest, kw_only=True):
     final: bool
     """False reports progress: debited at once, the rest stays held."""
     tombstone_ms: int
+    lost: RecordedHold | None = None
+    """The hold that Redis lost, as its token or the ledger has it: used if Redis still does not know it."""
+    ticket_ms: int = 0
+    """Of ``lost``: Redis TIME of the HOLD_UNKNOWN after which the ledger was asked."""
 
 
 class ExtendRequest(WalletRequest, kw_only=True):
@@ -105,48 +110,6 @@ class ChargeRequest(WalletRequest, kw_only=True):
     tombstone_ms: int
     outbox_backlog_limit: int = 0
     """As in ``AuthorizeRequest``."""
-
-
-class RecordedDebit(msgspec.Struct, frozen=True, array_like=True):
-    """Units of a hold that a grant paid ("" = debt)."""
-
-    grant_id: str
-    units: int
-
-
-class RecordedPart(msgspec.Struct, frozen=True, array_like=True):
-    """Units debited under a hold that count in the same counters of caps, perhaps in none."""
-
-    counters: list[str]
-    units: int
-
-
-class RecordedAmount(msgspec.Struct, frozen=True):
-    """One asset of a settled hold that only the ledger remembers."""
-
-    asset: str
-    authorized: int
-    debited: int
-    uncollected: int
-    refunded: int
-    debits: list[RecordedDebit]
-    """What each grant paid and was not refunded yet, in the order of the debits."""
-    parts: list[RecordedPart]
-    """Where its debits count in caps, in order: a refund takes from the last."""
-
-
-class RecordedHold(msgspec.Struct, frozen=True):
-    """A settled hold that only the ledger remembers."""
-
-    create_ms: int
-    settle_ms: int
-    subjects: list[str]
-    labels: str
-    late: bool
-    wallet_sequence: int
-    amounts: list[RecordedAmount]
-    refunds: list[tuple[str, str]]
-    """Its refunds: id, and digest of the amounts."""
 
 
 class RefundRequest(WalletRequest, kw_only=True):
@@ -356,7 +319,8 @@ class SettleReply(Reply, kw_only=True, frozen=True):
 
     fingerprint: str = ""
     """ID_REUSED: digest of the first refund with this id."""
-
+    now_ms: int = 0
+    """HOLD_UNKNOWN of a commit: Redis TIME."""
     hold: Hold | None = None
     balances: list[AssetBalance] = []
     replayed: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drawdown_server.errors import DrawdownError, ErrorReason
@@ -11,16 +12,31 @@ if TYPE_CHECKING:
     from drawdown_server.holds.messages import AuthorizeReply, SettleReply
 
 
-class HoldUnknownError(DrawdownError):
-    """Redis knows no such hold: it never existed, or was settled so long ago that only the ledger remembers."""
+@dataclass(frozen=True, slots=True)
+class UnknownAt:
+    """Where the store was when it did not know a hold: it tells how old is what Postgres said of the hold since."""
 
-    def __init__(self, wallet_id: str, hold_id: str) -> None:
+    epoch: int
+    """Of the wallet's partition."""
+    time_ms: int
+    """By the store's clock."""
+
+
+class HoldUnknownError(DrawdownError):
+    """Redis knows no such hold: it never existed, was lost, or settled so long ago that only the ledger remembers.
+
+    Args:
+        ticket: Of a Commit: where the store was when it did not know the hold.
+    """
+
+    def __init__(self, wallet_id: str, hold_id: str, ticket: UnknownAt | None = None) -> None:
         super().__init__(
             ErrorReason.HOLD_NOT_FOUND,
             f"hold {hold_id} of wallet {wallet_id} does not exist or was settled too long ago",
             wallet_id=wallet_id,
             hold_id=hold_id,
         )
+        self.ticket = ticket
 
 
 def wallet_not_found(wallet_id: str) -> DrawdownError:
@@ -69,6 +85,26 @@ def hold_committed(wallet_id: str, hold_id: str) -> DrawdownError:
         wallet_id=wallet_id,
         hold_id=hold_id,
         field="amounts",
+    )
+
+
+def dead_letter(wallet_id: str, hold_id: str) -> DrawdownError:
+    """The error for a hold that cannot go on: an earlier Commit of it waits for an operator."""
+    return _of_hold(
+        ErrorReason.DEAD_LETTER,
+        f"usage of hold {hold_id} was committed before and could not be recorded: an operator must do that first",
+        wallet_id,
+        hold_id,
+    )
+
+
+def token_key_unknown(key_id: str) -> DrawdownError:
+    """The error for a token that is needed, and signed with a key that this server does not have."""
+    return DrawdownError(
+        ErrorReason.TOKEN_KEY_UNKNOWN,
+        f"the store lost this hold, and this server has no key {key_id} to check its hold_token: "
+        "set DRAWDOWN_HOLD_TOKEN_KEYS",
+        key_id=key_id,
     )
 
 

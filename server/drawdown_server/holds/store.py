@@ -1,19 +1,14 @@
 """The live balances: one typed function per hold script.
 
-This is the last Python hop of the hot path. It fills in keys and epoch, sends one FCALL, and turns what stopped a
-script into a ``DrawdownError``. A wallet that is not in Redis yet is loaded from Postgres on its first use (through
-the ``load_missing`` hook, so that this module knows nothing of Postgres) and the script is sent again: it had no
-effect the first time.
+This is the last Python hop of the hot path. It sends one FCALL (``sending.py``) and turns what stopped a script into a
+``DrawdownError``.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Final, TypeVar
-
 import msgspec
 
-from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
+from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds import keys
 from drawdown_server.holds.counting import count_decision, count_settlement
 from drawdown_server.holds.fingerprint import changed_field
@@ -39,96 +34,28 @@ from drawdown_server.holds.messages import (
     ReadWalletRequest,
     RefundRequest,
     ReleaseRequest,
-    Reply,
     SettleReply,
     SweepReply,
     SweepRequest,
-    WalletRequest,
 )
 from drawdown_server.holds.model import DenialReason, Hold, Ticket, WalletReading
 from drawdown_server.holds.refusals import (
     HoldUnknownError,
+    UnknownAt,
     hold_committed,
     id_reused,
     ledger_backlog,
     refusal,
     wallet_not_found,
 )
+from drawdown_server.holds.sending import ScriptSender
 from drawdown_server.holds.socket import FunctionMissingError
-from drawdown_server.telemetry.metrics import Metrics
-from drawdown_server.telemetry.scripts import ScriptCall
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from drawdown_server.holds.connection import PipelinedConnection
-    from drawdown_server.holds.library import Library
-
-    LoadMissing = Callable[[str, str], Awaitable[bool]]
-    """Load (tenant_id, wallet_id) from Postgres; False if there is no such wallet."""
-    RefreshEpochs = Callable[[], Awaitable[list[int]]]
-    """Find out the epoch of every partition again, after a rebuild."""
-    ReloadLibrary = Callable[[], Awaitable[None]]
-    """Load the function library again."""
-
-__all__ = ["ATTEMPTS_MAX", "HoldStore", "HoldUnknownError", "hold_committed", "wallet_not_found"]
-
-_R = TypeVar("_R", bound=Reply)
-
-ATTEMPTS_MAX: Final = 4
-"""Times a script is sent: once, and again after each thing that can keep it from running at all (wallet not loaded,
-stale epoch, functions lost). None of these attempts has an effect but the last."""
+__all__ = ["HoldStore", "HoldUnknownError", "hold_committed", "wallet_not_found"]
 
 
-SETTLING: Final = frozenset({"commit", "release", "refund"})
-"""Verbs that finish what was begun: a part of the connection's room is theirs alone."""
-
-
-class HoldStore:
-    """Atomic holds on live balances.
-
-    Args:
-        connection: To Valkey/Redis.
-        library: The scripts, already loaded there.
-        epochs: The epoch of each partition, by its number; its length is the number of partitions.
-        metrics: Where decisions, ages of holds and the time of scripts are counted; None: nobody reads them.
-    """
-
-    def __init__(
-        self, connection: PipelinedConnection, library: Library, epochs: list[int], metrics: Metrics | None = None
-    ) -> None:
-        self._connection = connection
-        self._epochs = epochs
-        self._library = library
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._load_missing: LoadMissing | None = None
-        self._refresh_epochs: RefreshEpochs | None = None
-        self._learning = asyncio.Lock()
-        self._reload_library: ReloadLibrary | None = None
-        self._metrics = metrics or Metrics()
-        self._metrics.follow_store(lambda: connection.in_flight, lambda: connection.abandoned.counts, epochs)
-
-    def on_missing_wallet(self, load: LoadMissing) -> None:
-        """Load wallets on first use with this function."""
-        self._load_missing = load
-
-    def on_stale_epoch(self, refresh: RefreshEpochs) -> None:
-        """Find out the epochs again with this function when a partition was rebuilt."""
-        self._refresh_epochs = refresh
-
-    def on_missing_library(self, reload: ReloadLibrary) -> None:
-        """Load the scripts again with this function when the store has lost them."""
-        self._reload_library = reload
-
-    @property
-    def partitions(self) -> int:
-        """Number of partitions."""
-        return len(self._epochs)
-
-    @property
-    def epochs(self) -> tuple[int, ...]:
-        """The epoch of each partition, as far as this server knows."""
-        return tuple(self._epochs)
+class HoldStore(ScriptSender):
+    """Atomic holds on live balances."""
 
     # --- verbs ---------------------------------------------------------------------------------------------------
 
@@ -173,6 +100,27 @@ class HoldStore:
                 WALLET_NOT_FOUND.
         """
         return await self._settle("commit", request)
+
+    async def commit_lost(self, request: CommitRequest, ticket: UnknownAt) -> SettleReply | None:
+        """Commit a hold that Redis has lost, and that the request brings.
+
+        Never sent again by itself: what the ledger said counts in the ticket's epoch, and soon no more.
+
+        Returns:
+            None when too much has happened since the ticket was taken: begin again.
+
+        Raises:
+            DrawdownError: As ``commit``; the hold may be known again.
+        """
+        try:
+            reply = await self._send("commit", request, _SETTLE, epoch=ticket.epoch)
+        except FunctionMissingError:
+            return None
+        if reply.status == "STALE_EPOCH":
+            await self._learn_epochs(request)
+        if reply.status in ("STALE_EPOCH", "NOT_LOADED", "TICKET_EXPIRED"):
+            return None
+        return self._settled("commit", request, reply)
 
     async def release(self, request: ReleaseRequest) -> SettleReply:
         """Give everything back.
@@ -341,71 +289,20 @@ class HoldStore:
 
     async def _settle(self, verb: str, request: CommitRequest | ReleaseRequest | RefundRequest) -> SettleReply:
         """Send a script that settles a hold."""
-        reply = await self._run(verb, request, _SETTLE)
+        return self._settled(verb, request, await self._run(verb, request, _SETTLE))
+
+    def _settled(
+        self, verb: str, request: CommitRequest | ReleaseRequest | RefundRequest, reply: SettleReply
+    ) -> SettleReply:
+        """The reply, if the script did it."""
+        if reply.status == "HOLD_UNKNOWN":
+            raise HoldUnknownError(request.wallet_id, request.hold_id, UnknownAt(int(request.epoch), reply.now_ms))
         if reply.status == "ID_REUSED" and isinstance(request, RefundRequest):
             raise id_reused("refund", request.refund_id, changed_field(reply.fingerprint, request.digest))
         if reply.status != "OK":
             raise refusal(request.wallet_id, request.hold_id, reply)
         count_settlement(self._metrics, verb, reply)
         return reply
-
-    async def _run(
-        self, verb: str, request: WalletRequest, decoder: msgspec.msgpack.Decoder[_R], *, load: bool = True
-    ) -> _R:
-        """Send a script; when something kept it from running at all, mend that and send it again.
-
-        Without ``load`` a wallet that is not in Redis is not brought there: the reply then is NOT_LOADED.
-        """
-        for _ in range(ATTEMPTS_MAX):
-            try:
-                reply = await self._send(verb, request, decoder)
-            except FunctionMissingError:
-                if self._reload_library is None:
-                    raise
-                await self._reload_library()
-                continue
-            if reply.status == "NOT_LOADED" and load and self._load_missing is not None:
-                if not await self._load_missing(request.tenant_id, request.wallet_id):
-                    raise wallet_not_found(request.wallet_id)
-            elif reply.status == "STALE_EPOCH":
-                await self._learn_epochs(request)
-            else:
-                return reply
-        raise StoreUnavailableError("valkey", "the wallet's partition is being rebuilt")
-
-    async def learn_epochs(self) -> None:
-        """Find out the epoch of every partition again."""
-        async with self._learning:
-            if self._refresh_epochs is not None:
-                self._epochs[:] = await self._refresh_epochs()
-
-    async def _learn_epochs(self, refused: WalletRequest) -> None:
-        """Find out the epochs again, once for all the calls that a rebuild has refused at the same time."""
-        async with self._learning:
-            if self._refresh_epochs is not None and str(self._epochs[self._partition_of(refused)]) == refused.epoch:
-                self._epochs[:] = await self._refresh_epochs()
-
-    def _partition_of(self, request: WalletRequest) -> int:
-        return keys.partition_of(request.tenant_id, request.wallet_id, len(self._epochs))
-
-    async def _send(
-        self, verb: str, request: WalletRequest, decoder: msgspec.msgpack.Decoder[_R], *, epoch: int | None = None
-    ) -> _R:
-        partition = self._partition_of(request)
-        epoch = self._epochs[partition] if epoch is None else epoch
-        request.epoch = str(epoch)
-        wallet_keys = keys.wallet_keys(partition, epoch, request.tenant_id, request.wallet_id)
-        with ScriptCall(self._metrics, verb, partition):
-            reply = await self._connection.call(
-                b"FCALL",
-                self._library.function(verb),
-                len(wallet_keys),
-                *wallet_keys,
-                self._encode(request),
-                settles=verb in SETTLING,
-            )
-        assert isinstance(reply, bytes)  # noqa: S101  # every script answers one msgpack string
-        return decoder.decode(reply)
 
 
 _AUTHORIZE = msgspec.msgpack.Decoder(AuthorizeReply)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from drawdown_server.holds.labels import labels_text
-from drawdown_server.holds.messages import RecordedAmount, RecordedHold, RecordedPart
+from drawdown_server.holds.recorded import RecordedAmount, RecordedHold, RecordedPart
 from drawdown_server.ledger.database import ACQUIRE_TIMEOUT_S, Database, translated
+from drawdown_server.ledger.events import Event, EventError, EventKind, decode
 from drawdown_server.ledger.lines import debt_account, wallet_account
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import (
@@ -64,29 +67,25 @@ class EntryStore(Database):
     async def recorded_hold(self, tenant_id: str, wallet_id: str, hold_id: str) -> RecordedHold | None:
         """The same as ``refund.lua`` takes a hold that Valkey has forgotten."""
         row = await self.get_settled_hold(tenant_id, wallet_id, hold_id)
-        if row is None:
-            return None
-        return RecordedHold(
-            create_ms=row.create_ms,
-            settle_ms=row.settle_ms,
-            subjects=row.subjects,
-            labels=labels_text(row.labels),
-            late=row.late,
-            wallet_sequence=row.wallet_sequence,
-            amounts=[
-                RecordedAmount(
-                    asset=amount.asset,
-                    authorized=amount.authorized,
-                    debited=amount.debited,
-                    uncollected=amount.uncollected,
-                    refunded=amount.refunded,
-                    debits=amount.debits,
-                    parts=amount.parts or [_only_part(amount)],
-                )
-                for amount in row.amounts
-            ],
-            refunds=row.refunds,
-        )
+        return None if row is None else to_recorded(row)
+
+    async def event_epoch(self, tenant_id: str, wallet_id: str, wallet_sequence: int) -> int | None:
+        """The epoch in which an event was made; None for one without lines."""
+        async with self._connection() as connection:
+            epoch: int | None = await connection.fetchval(QUERIES["event_epoch"], tenant_id, wallet_id, wallet_sequence)
+        return epoch
+
+    async def find_dead_commit(self, tenant_id: str, wallet_id: str, hold_id: str) -> Event | None:
+        """The newest COMMIT of a hold among the events that could not be recorded."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["dead_letter_list_of_hold"], tenant_id, wallet_id, hold_id.encode())
+        commits = []
+        for row in rows:
+            with suppress(EventError):
+                event = decode(row["raw"])
+                if event.kind is EventKind.COMMIT and event.hold_id == hold_id:
+                    commits.append((event.hold_create_ms, row["epoch"], event.wallet_sequence, event))
+        return max(commits, key=itemgetter(0, 1, 2))[-1] if commits else None
 
     async def list_entries(
         self,
@@ -150,6 +149,31 @@ class EntryStore(Database):
         async with self._connection() as connection:
             count: int = await connection.fetchval(QUERIES["dead_letters_count"])
         return count
+
+
+def to_recorded(row: SettledHoldRow) -> RecordedHold:
+    """A hold of the ledger as the scripts take one that Valkey does not know."""
+    return RecordedHold(
+        create_ms=row.create_ms,
+        settle_ms=row.settle_ms,
+        subjects=row.subjects,
+        labels=labels_text(row.labels),
+        late=row.late,
+        wallet_sequence=row.wallet_sequence,
+        amounts=[
+            RecordedAmount(
+                asset=amount.asset,
+                authorized=amount.authorized,
+                debited=amount.debited,
+                uncollected=amount.uncollected,
+                refunded=amount.refunded,
+                debits=amount.debits,
+                parts=amount.parts or [_only_part(amount)],
+            )
+            for amount in row.amounts
+        ],
+        refunds=row.refunds,
+    )
 
 
 def _entry_sums(records: list[asyncpg.Record]) -> list[EntrySum]:

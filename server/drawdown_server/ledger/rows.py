@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from drawdown_server.holds.messages import CapUsage, Change, RecordedDebit, RecordedPart
+from drawdown_server.holds.messages import CapUsage, Change
 from drawdown_server.holds.model import Cap, CapMode, CapWindow, GrantSource, HoldState, OveragePolicy, WalletState
+from drawdown_server.holds.recorded import RecordedDebit, RecordedPart
 from drawdown_server.ledger.database import to_ms
 from drawdown_server.ledger.events import LineKind
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 POSITION_START: Final = "0-0"
 """The position of an outbox of which nothing is recorded."""
-
 
 ChangeKind: TypeAlias = Literal["GRANT", "STATE", "VOID", "EXPIRY", "OVERDRAFT", "CAP", "CAP_REMOVAL"]
 """What an administrator changed about a wallet; ``holds.messages.Change`` has the content of each."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import msgspec
 
 from drawdown_server.holds.fingerprint import refund_digest
-from drawdown_server.holds.messages import RecordedDebit, RecordedPart
+from drawdown_server.holds.recorded import RecordedDebit, RecordedPart
 from drawdown_server.ledger.counters import parse_counter
 from drawdown_server.ledger.events import Event, LineKind
 from drawdown_server.ledger.rows import SettledHoldAmount

@@ -22,7 +22,6 @@ from drawdown_server.holds.messages import (
     ListHoldsRequest,
     RefundRequest,
     ReleaseRequest,
-    SettleReply,
     TotalUsed,
 )
 from drawdown_server.holds.model import HoldState, OveragePolicy
@@ -46,6 +45,7 @@ from drawdown_server.rpc.hold_checks import (
     check_force_release,
     check_refund,
 )
+from drawdown_server.rpc.lost_holds import LostHolds
 from drawdown_server.rpc.paging import decode_token, encode_token
 from drawdown_server.rpc.refund_grants import grants_that_may_have_paid
 from drawdown_server.rpc.validation import Checks, check_hold_name
@@ -55,7 +55,9 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from drawdown_server.holds.messages import AuthorizeReply
     from drawdown_server.holds.store import HoldStore
+    from drawdown_server.holds.token import TokenKeys
     from drawdown_server.ledger.rows import AssetRow
     from drawdown_server.ledger.store import LedgerStore
     from drawdown_server.wallets.assets import AssetRegistry
@@ -82,11 +84,15 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
     The ledger is asked only about holds that Redis no longer remembers and for refunds, never on the hot path.
     """
 
-    def __init__(self, holds: HoldStore, ledger: LedgerStore, assets: AssetRegistry, limits: HoldLimits) -> None:
+    def __init__(
+        self, holds: HoldStore, ledger: LedgerStore, assets: AssetRegistry, limits: HoldLimits, tokens: TokenKeys
+    ) -> None:
         self._holds = holds
         self._ledger = ledger
         self._assets = assets
         self._limits = limits
+        self._tokens = tokens
+        self._lost = LostHolds(holds, ledger, tombstone_ms=limits.tombstone_ms)
 
     async def Authorize(  # noqa: N802  # gRPC's name
         self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext[pb.AuthorizeRequest, pb.AuthorizeResponse]
@@ -99,23 +105,22 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
             await self._amounts(tenant_id, amounts, request.overage_policy)
             for amounts in (request.amounts, *(way.amounts for way in request.alternatives))
         ]
-        reply = await self._holds.authorize(
-            AuthorizeRequest(
-                tenant_id=tenant_id,
-                wallet_id=request.wallet_id,
-                hold_id=request.hold_id,
-                fingerprint=authorize_fingerprint(request, ttl_ms, labels),
-                ways=ways,
-                ttl_ms=ttl_ms,
-                subjects=list(request.subjects),
-                expiry_action=convert.EXPIRY_ACTIONS_BY_NUMBER[request.expiry_action],
-                labels=labels,
-                open_holds_max=self._limits.open_holds_max,
-                tombstone_ms=self._limits.tombstone_ms,
-                outbox_backlog_limit=self._limits.outbox_backlog_limit,
-            )
+        command = AuthorizeRequest(
+            tenant_id=tenant_id,
+            wallet_id=request.wallet_id,
+            hold_id=request.hold_id,
+            fingerprint=authorize_fingerprint(request, ttl_ms, labels),
+            ways=ways,
+            ttl_ms=ttl_ms,
+            subjects=list(request.subjects),
+            expiry_action=convert.EXPIRY_ACTIONS_BY_NUMBER[request.expiry_action],
+            labels=labels,
+            open_holds_max=self._limits.open_holds_max,
+            tombstone_ms=self._limits.tombstone_ms,
+            outbox_backlog_limit=self._limits.outbox_backlog_limit,
         )
-        return authorize_response(request.wallet_id, reply)
+        reply = await self._holds.authorize(command)
+        return authorize_response(request.wallet_id, reply, self._token(command, reply))
 
     async def Extend(  # noqa: N802
         self, request: pb.ExtendRequest, context: grpc.aio.ServicerContext[pb.ExtendRequest, pb.ExtendResponse]
@@ -137,7 +142,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
             await self._refuse_if_committed(tenant_id, request.wallet_id, request.hold_id)
             raise
         hold = reply.hold or await self._holds.read_hold(tenant_id, request.wallet_id, request.hold_id)
-        return extend_response(request.wallet_id, reply, hold)
+        return extend_response(request.wallet_id, reply, hold, self._token(command, reply))
 
     async def Charge(  # noqa: N802
         self, request: pb.ChargeRequest, context: grpc.aio.ServicerContext[pb.ChargeRequest, pb.ChargeResponse]
@@ -165,22 +170,20 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         self, request: pb.CommitRequest, context: grpc.aio.ServicerContext[pb.CommitRequest, pb.CommitResponse]
     ) -> pb.CommitResponse:
         """Debit what was used."""
-        check_commit(request)
         tenant_id = current_tenant()
-        totals = _totals(request.amounts)
+        token = check_commit(request, tenant_id, self._tokens)
+        command = CommitRequest(
+            tenant_id=tenant_id,
+            wallet_id=request.wallet_id,
+            hold_id=request.hold_id,
+            amounts=_totals(request.amounts),
+            final=request.final if request.HasField("final") else True,
+            tombstone_ms=self._limits.tombstone_ms,
+        )
         try:
-            reply = await self._holds.commit(
-                CommitRequest(
-                    tenant_id=tenant_id,
-                    wallet_id=request.wallet_id,
-                    hold_id=request.hold_id,
-                    amounts=totals,
-                    final=request.final if request.HasField("final") else True,
-                    tombstone_ms=self._limits.tombstone_ms,
-                )
-            )
-        except HoldUnknownError:
-            reply = await self._replay_from_ledger(tenant_id, request, totals)
+            reply = await self._holds.commit(command)
+        except HoldUnknownError as unknown:
+            reply = await self._lost.commit(command, token, unknown)
         return commit_response(request.wallet_id, reply)
 
     async def Release(  # noqa: N802
@@ -323,6 +326,12 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
             )
         return found
 
+    def _token(self, command: AuthorizeRequest | ExtendRequest, reply: AuthorizeReply) -> bytes:
+        """The token of the hold that a script has just answered, in the epoch in which it ran."""
+        if reply.hold is None:
+            return b""
+        return self._tokens.make(command.tenant_id, command.wallet_id, int(command.epoch), reply.hold)
+
     def _release(self, request: pb.ReleaseRequest | pb.ForceReleaseRequest, *, forced: bool) -> ReleaseRequest:
         return ReleaseRequest(
             tenant_id=current_tenant(),
@@ -340,22 +349,6 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         except StoreUnavailableError:
             return None, True
         return asset, asset is not None
-
-    async def _replay_from_ledger(
-        self, tenant_id: str, request: pb.CommitRequest, totals: list[TotalUsed]
-    ) -> SettleReply:
-        """The answer to a repeated Commit of a hold that Redis has forgotten: the ledger has it for ever."""
-        row = await self._ledger.get_settled_hold(tenant_id, request.wallet_id, request.hold_id)
-        if row is None:
-            raise HoldUnknownError(request.wallet_id, request.hold_id)
-        committed = {amount.asset: amount.debited + amount.uncollected for amount in row.amounts}
-        # As in Redis: an asset that is not named was used no more than so far.
-        if committed != committed | {total.asset: total.units for total in totals}:
-            if row.state is HoldState.COMMITTED:
-                raise hold_committed(request.wallet_id, request.hold_id)
-            raise HoldUnknownError(request.wallet_id, request.hold_id)
-        reading = await self._holds.read(tenant_id, request.wallet_id, assets=list(committed))
-        return SettleReply(status="OK", hold=recorded_hold(row), balances=reading.balances, replayed=True)
 
     async def _refuse_if_committed(self, tenant_id: str, wallet_id: str, hold_id: str) -> None:
         """Raise if the ledger knows the hold: Redis forgets a committed one only when the ledger has it."""

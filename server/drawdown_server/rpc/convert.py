@@ -22,6 +22,7 @@ from drawdown_server.holds.model import (
     OveragePolicy,
     WalletState,
 )
+from drawdown_server.holds.recorded import FORGOTTEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +50,7 @@ CAP_MODES_BY_NUMBER: Final = {types_pb2.CAP_MODE_UNSPECIFIED: CapMode.ENFORCE} |
 }
 
 
-FORGOTTEN: Final = frozenset({"", "-"})
+NAMELESS: Final = frozenset({"", FORGOTTEN})
 """Fingerprints of holds whose Authorize nobody remembers: a tombstone, one of the ledger, one recalled for a refund."""
 
 
@@ -97,9 +98,9 @@ def balances(sources: Iterable[AssetBalance]) -> list[types_pb2.Balance]:
     return [balance(source) for source in sources]
 
 
-def hold(wallet_id: str, source: Hold) -> types_pb2.Hold:
+def hold(wallet_id: str, source: Hold, hold_token: bytes = b"") -> types_pb2.Hold:
     """A Hold. What its Authorize said is unset when nobody remembers it."""
-    is_forgotten = source.fingerprint in FORGOTTEN
+    is_forgotten = source.fingerprint in NAMELESS
     policies = set() if is_forgotten else {amount.overage_policy for amount in source.amounts}
     return types_pb2.Hold(
         wallet_id=wallet_id,
@@ -124,6 +125,7 @@ def hold(wallet_id: str, source: Hold) -> types_pb2.Hold:
         overage_policy=OVERAGE_POLICIES[policies.pop()] if len(policies) == 1 else None,
         expiry_action=None if is_forgotten else EXPIRY_ACTIONS[source.expiry_action],
         labels=labels_of(source.labels),
+        hold_token=hold_token,
         wallet_sequence=source.wallet_sequence,
         alternative_index=source.way,
     )

@@ -12,6 +12,7 @@ from drawdown_server.rpc import convert
 
 if TYPE_CHECKING:
     from drawdown_server.holds.messages import AuthorizeReply, SettleReply
+    from drawdown_server.ledger.events import Event
     from drawdown_server.ledger.rows import SettledHoldRow
 
 
@@ -27,7 +28,7 @@ def denial_proto(reply: AuthorizeReply) -> pb.Denial:
     )
 
 
-def authorize_response(wallet_id: str, reply: AuthorizeReply) -> pb.AuthorizeResponse:
+def authorize_response(wallet_id: str, reply: AuthorizeReply, hold_token: bytes) -> pb.AuthorizeResponse:
     """The answer of Authorize."""
     if reply.hold is None:
         return pb.AuthorizeResponse(
@@ -38,7 +39,7 @@ def authorize_response(wallet_id: str, reply: AuthorizeReply) -> pb.AuthorizeRes
         )
     return pb.AuthorizeResponse(
         decision=pb.DECISION_APPROVED,
-        hold=convert.hold(wallet_id, reply.hold),
+        hold=convert.hold(wallet_id, reply.hold, hold_token),
         balances=convert.balances(reply.balances),
         replayed=reply.replayed,
         alternative_index=reply.hold.way,
@@ -46,13 +47,13 @@ def authorize_response(wallet_id: str, reply: AuthorizeReply) -> pb.AuthorizeRes
     )
 
 
-def extend_response(wallet_id: str, reply: AuthorizeReply, hold: Hold) -> pb.ExtendResponse:
+def extend_response(wallet_id: str, reply: AuthorizeReply, hold: Hold, hold_token: bytes) -> pb.ExtendResponse:
     """The answer of Extend; a denied raise shows the hold as it still is."""
     is_denied = reply.status == "DENIED"
     return pb.ExtendResponse(
         decision=pb.DECISION_DENIED if is_denied else pb.DECISION_APPROVED,
         denial=denial_proto(reply) if is_denied else None,
-        hold=convert.hold(wallet_id, hold),
+        hold=convert.hold(wallet_id, hold, hold_token),
         balances=convert.balances(reply.balances),
         observed_caps=[convert.cap_status(cap) for cap in reply.observed],
     )
@@ -122,6 +123,36 @@ def recorded_hold(row: SettledHoldRow) -> Hold:
         labels=labels_text(row.labels),
         late=row.late,
         wallet_sequence=row.wallet_sequence,
+        way=0,
+    )
+
+
+def dead_hold(event: Event) -> Hold:
+    """A hold whose Commit waits in dead_letters. It has no place in the wallet's history yet."""
+    return Hold(
+        hold_id=event.hold_id,
+        state=HoldState.COMMITTED if event.final else HoldState.EXPIRED,
+        fingerprint="",
+        amounts=[
+            HoldAmount(
+                asset=amount.asset,
+                authorized=amount.authorized,
+                held=0,
+                debited=amount.debited,
+                uncollected=amount.uncollected,
+                refunded=0,
+                overage_policy=OveragePolicy.REJECT,
+            )
+            for amount in event.amounts
+        ],
+        create_ms=event.hold_create_ms,
+        expire_ms=0,
+        settle_ms=event.time_ms,
+        subjects=event.subjects,
+        expiry_action=ExpiryAction.RELEASE,
+        labels=event.labels,
+        late=event.late,
+        wallet_sequence=0,
         way=0,
     )
 

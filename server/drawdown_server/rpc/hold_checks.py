@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from drawdown.v1 import types_pb2
 from drawdown_server.holds.fingerprint import fingerprint
+from drawdown_server.holds.token import TOKEN_BYTES_MAX, TokenError
 from drawdown_server.rpc.validation import ALTERNATIVES_MAX, SUBJECTS_MAX, Checks, check_hold_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from drawdown.v1 import authorization_service_pb2 as pb
+    from drawdown_server.holds.token import Token, TokenKeys
 
 
 def check_authorize(request: pb.AuthorizeRequest, ttl_default_ms: int) -> int:
@@ -35,17 +37,35 @@ def check_authorize(request: pb.AuthorizeRequest, ttl_default_ms: int) -> int:
     return ttl_ms
 
 
-def check_commit(request: pb.CommitRequest) -> None:
-    """Check the fields of Commit.
+def check_commit(request: pb.CommitRequest, tenant_id: str, keys: TokenKeys) -> Token | None:
+    """Check the fields of Commit; returns what its token says, if it has one.
+
+    A token that would not do on the day it is needed is refused on every other day as well. Only the key may be one
+    that this server does not have: while keys are exchanged, commits go on.
 
     Raises:
         InvalidRequestError: With every violation.
     """
     checks = check_hold_name(request)
     checks.amounts("amounts", request.amounts, least=0)
-    if request.hold_token:
-        checks.unsupported("hold_token", "is not available yet: must be empty")
+    token = _read_token(checks, request, tenant_id, keys) if request.hold_token else None
     checks.finish()
+    return token
+
+
+def _read_token(checks: Checks, request: pb.CommitRequest, tenant_id: str, keys: TokenKeys) -> Token | None:
+    if len(request.hold_token) > TOKEN_BYTES_MAX:
+        checks.fail("hold_token", f"must have at most {TOKEN_BYTES_MAX} bytes")
+        return None
+    try:
+        token = keys.read(request.hold_token)
+    except TokenError as error:
+        checks.fail("hold_token", str(error))
+        return None
+    content = token.content
+    if (content.tenant_id, content.wallet_id, content.hold_id) != (tenant_id, request.wallet_id, request.hold_id):
+        checks.fail("hold_token", "must be the one of this hold")
+    return token
 
 
 def check_extend(request: pb.ExtendRequest) -> int:

@@ -1,14 +1,23 @@
 -- commit.lua: debit what was really used, give the rest back, and record it in the outbox in the same step.
 --
--- ARGV   request: epoch, tenant_id, wallet_id, hold_id, amounts {asset, units} (totals so far), final, tombstone_ms
--- Reply  OK {hold, balances, replayed} | HOLD_UNKNOWN | HOLD_RELEASED | HOLD_COMMITTED {hold} | ASSET_NOT_HELD {asset}
+-- ARGV   request: epoch, tenant_id, wallet_id, hold_id, amounts {asset, units} (totals so far), final, tombstone_ms,
+--        lost (the hold that Redis lost, as its token or the ledger has it; only if it is still unknown),
+--        ticket_ms (of `lost`: Redis TIME of the HOLD_UNKNOWN after which the ledger was asked)
+-- Reply  OK {hold, balances, replayed} | HOLD_UNKNOWN {now_ms} | TICKET_EXPIRED | HOLD_RELEASED
+--        | HOLD_COMMITTED {hold} | ASSET_NOT_HELD {asset}
 --        | TOTAL_BELOW_DEBITED {asset, required, available: debited and uncollected so far}
 --        | EXCEEDS_HOLD {asset, required, available: authorized} | INSUFFICIENT_FUNDS {asset, required, available}
 --        | BALANCE_OUT_OF_RANGE {asset, required} | NOT_LOADED | STALE_EPOCH
--- Checks, the first that fails decides: epoch; wallet loaded; hold known; hold released; hold committed (the same
---        totals again: the same answer); assets held; totals not below what is accounted for; the overage policy. The
---        wallet's state is no check: what was held may be settled on a frozen wallet.
+-- Checks, the first that fails decides: epoch; wallet loaded; hold known, or lost and the ticket young; hold released;
+--        hold committed (the same totals again: the same answer); assets held; totals not below what is accounted
+--        for; the overage policy. The wallet's state is no check: what was held may be settled on a frozen wallet.
+--        A lost hold whose Commit is refused stays unknown.
 -- OOM    allowed: a full Redis must not trap money.
+
+-- No settled hold is forgotten sooner (config.py: the least tombstone_ms). So whoever committed this hold after the
+-- ticket was taken, unseen by the reader of the ledger, has left a tombstone that is still here. As in load.lua, a
+-- ticket from the future is of a clock that was set back since.
+local TICKET_OF_LOST_MAX_MS = 1000
 
 local function totals_of(request)
   local totals = {}
@@ -154,7 +163,7 @@ local function commit_hold(wallet, request, hold)
   end
   local refused = commit_refusal(wallet, request, hold)
   if refused then
-    if hold.state == 'EXPIRED' then
+    if hold.state == 'EXPIRED' and not hold.is_lost then
       keep_settled(wallet, hold, request.tombstone_ms) -- it will be sent again: remember it for longer
     end
     return refused
@@ -166,7 +175,30 @@ local function commit_hold(wallet, request, hold)
   return { status = 'OK', hold = hold_reply(hold), balances = hold_balances(wallet, hold), replayed = replayed }
 end
 
+-- A hold that Redis lost counts as expired: what is used of it is late, and counts in the windows of now.
+local function recall_lost(wallet, request)
+  local hold = recall(request.hold_id, request.lost)
+  local met = caps_met(wallet, hold.subjects, hold.amounts)
+  hold.is_lost = true
+  for _, amount in ipairs(hold.amounts) do
+    if not asset_of(wallet, amount.asset) then
+      new_asset(wallet, amount.asset)
+    end
+    amount.counts[#amount.counts + 1] = { counters_for(met, amount.asset), 0, 0 }
+  end
+  return hold
+end
+
 VERBS.commit = writes(function(wallet, request)
   local hold = find_hold(wallet, request.hold_id)
-  return hold and commit_hold(wallet, request, hold) or { status = 'HOLD_UNKNOWN' }
+  if not hold then
+    if not request.lost then
+      return { status = 'HOLD_UNKNOWN', now_ms = wallet.now }
+    end
+    if wallet.now < request.ticket_ms or wallet.now - request.ticket_ms >= TICKET_OF_LOST_MAX_MS then
+      return { status = 'TICKET_EXPIRED' }
+    end
+    hold = recall_lost(wallet, request)
+  end
+  return commit_hold(wallet, request, hold)
 end)

@@ -41,6 +41,28 @@ local function unpack_hold(hold_id, packed)
   }
 end
 
+-- A hold that Redis does not know, as the ledger or a token has it: nothing of it is held.
+local function recall(hold_id, recorded)
+  local amounts = {}
+  for i, a in ipairs(recorded.amounts) do
+    local counts = {}
+    for j, part in ipairs(a.parts) do
+      counts[j] = { part[1], part[2], part[2] }
+    end
+    amounts[i] = {
+      asset = a.asset, authorized = a.authorized, held = 0, debited = a.debited, uncollected = a.uncollected,
+      refunded = a.refunded, overage_policy = a.overage_policy, pins = {}, debits = a.debits,
+      counts = counts,
+    }
+  end
+  return {
+    hold_id = hold_id, state = recorded.state, fingerprint = recorded.fingerprint, amounts = amounts,
+    create_ms = recorded.create_ms, expire_ms = recorded.expire_ms, settle_ms = recorded.settle_ms,
+    subjects = recorded.subjects, expiry_action = recorded.expiry_action, labels = recorded.labels,
+    late = recorded.late, wallet_sequence = recorded.wallet_sequence, way = recorded.way, refunds = recorded.refunds,
+  }
+end
+
 local function find_hold(wallet, hold_id)
   local packed = redis.call('HGET', wallet.keys[HOLDS], hold_id)
   return packed and unpack_hold(hold_id, packed) or nil

@@ -11,29 +11,6 @@
 --        wallet's state is no check.
 -- OOM    allowed: a full Redis must not trap money.
 
--- A hold that Redis has forgotten, as the ledger has it.
-local function recall(request)
-  local recorded, amounts = request.recorded, {}
-  for i, a in ipairs(recorded.amounts) do
-    local counts = {}
-    for j, part in ipairs(a.parts) do
-      counts[j] = { part[1], part[2], part[2] }
-    end
-    amounts[i] = {
-      asset = a.asset, authorized = a.authorized, held = 0, debited = a.debited, uncollected = a.uncollected,
-      refunded = a.refunded, overage_policy = 'REJECT', pins = {}, debits = a.debits,
-      counts = counts,
-    }
-  end
-  return {
-    -- No Authorize has this fingerprint: the id is not free again.
-    hold_id = request.hold_id, state = 'COMMITTED', fingerprint = '-', amounts = amounts,
-    create_ms = recorded.create_ms, expire_ms = 0, settle_ms = recorded.settle_ms, subjects = recorded.subjects,
-    expiry_action = 'RELEASE', labels = recorded.labels, late = recorded.late,
-    wallet_sequence = recorded.wallet_sequence, way = 0, refunds = recorded.refunds,
-  }
-end
-
 local function known_digest(hold, refund_id)
   for _, refund in ipairs(hold.refunds) do
     if refund[1] == refund_id then
@@ -153,6 +130,6 @@ local function refund_hold(wallet, request, hold)
 end
 
 VERBS.refund = writes(function(wallet, request)
-  local hold = find_hold(wallet, request.hold_id) or (request.recorded and recall(request))
+  local hold = find_hold(wallet, request.hold_id) or (request.recorded and recall(request.hold_id, request.recorded))
   return hold and refund_hold(wallet, request, hold) or { status = 'HOLD_UNKNOWN' }
 end)

@@ -12,6 +12,7 @@ it. It does no I/O, knows no epochs and is not fast; time is whatever ``ModelSto
 ``authorize``  Authorize, Charge, Extend: what may be held
 ``settle``     Commit, Release: what becomes of it
 ``refund``     Refund: back to the grants that paid
+``recall``     a hold that is not known: as the ledger has it, or its token
 ``changes``    loading a wallet, and applying what an administrator decided
 ``store``      ``ModelStore``: one method per verb
 ``audit``      what must hold after every verb

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from drawdown_server.holds.messages import SettleReply
-from drawdown_server.holds.model import HoldState, OveragePolicy
+from drawdown_server.holds.model import HoldState
 from drawdown_server.holds.rules.events import EventKind
-from drawdown_server.holds.rules.grants import Grant, Pin
-from drawdown_server.holds.rules.hold import Hold, HoldAmount, Part
+from drawdown_server.holds.rules.grants import Grant
+from drawdown_server.holds.rules.recall import recall
 from drawdown_server.holds.rules.settle import answer
 
 if TYPE_CHECKING:
-    from drawdown_server.holds.messages import RecordedHold, RefundRequest, TotalUsed
+    from drawdown_server.holds.messages import RefundRequest, TotalUsed
     from drawdown_server.holds.rules.events import CapDelta, Line
+    from drawdown_server.holds.rules.hold import Hold
     from drawdown_server.holds.rules.wallet import Wallet
 
 
@@ -26,7 +27,9 @@ def refund(wallet: Wallet, request: RefundRequest) -> SettleReply:
     Order of checks: hold known, here or to the ledger; refund id known (the same amounts: the same answer again;
     others: an error); assets held; not more than was debited and not refunded yet; room for it in the balance.
     """
-    hold = wallet.holds.get(request.hold_id) or recall(request)
+    hold = wallet.holds.get(request.hold_id)
+    if hold is None and request.recorded is not None:
+        hold = recall(request.hold_id, request.recorded)
     if hold is None:
         return SettleReply(status="HOLD_UNKNOWN")
     wallet.touch(hold.assets)
@@ -88,42 +91,3 @@ def give_debits_back(wallet: Wallet, hold: Hold, request: RefundRequest) -> None
         refund_id=request.refund_id,
         cap_usage=usage,
     )
-
-
-def recall(request: RefundRequest) -> Hold | None:
-    """A settled hold as the ledger remembers it. It is kept here again once it is refunded.
-
-    The ledger does not know its fingerprint, ttl and policies any more. No Authorize has its fingerprint "-", so the
-    id is not free again.
-    """
-    recorded: RecordedHold | None = request.recorded
-    if recorded is None:
-        return None
-    hold = Hold(
-        hold_id=request.hold_id,
-        fingerprint="-",
-        amounts=[],
-        create_ms=recorded.create_ms,
-        expire_ms=0,
-        subjects=list(recorded.subjects),
-        labels=recorded.labels,
-        state=HoldState.COMMITTED,
-        settle_ms=recorded.settle_ms,
-        late=recorded.late,
-        wallet_sequence=recorded.wallet_sequence,
-        refunds=dict(recorded.refunds),
-    )
-    for amount in recorded.amounts:
-        hold.amounts.append(
-            HoldAmount(
-                asset=amount.asset,
-                authorized=amount.authorized,
-                overage_policy=OveragePolicy.REJECT,
-                debited=amount.debited,
-                uncollected=amount.uncollected,
-                refunded=amount.refunded,
-                debits=[Pin(debit.grant_id, debit.units) for debit in amount.debits],
-                parts=[Part(list(part.counters), part.units, recorded=part.units) for part in amount.parts],
-            )
-        )
-    return hold

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from drawdown_server.holds.messages import SettleReply
 from drawdown_server.holds.model import HoldState, OveragePolicy
 from drawdown_server.holds.rules.hold import Hold
+from drawdown_server.holds.rules.recall import LOST_TICKET_MS, recall_lost
 
 if TYPE_CHECKING:
     from drawdown_server.holds.messages import CommitRequest, ReleaseRequest
@@ -30,13 +31,16 @@ def commit(wallet: Wallet, request: CommitRequest) -> SettleReply:
 
     A final Commit gives the rest back; ``final`` false reports progress: debited at once, the rest stays held.
 
-    Order of checks: hold known; released; [a due hold expires]; committed (the same totals and final: the same answer
-    again); assets held; no total below what is already debited; what the overage policy says. All checks of all
-    amounts come before the first change.
+    A hold that is not known, because the state it lived in was lost, is committed like one that has expired, if the
+    request brings it and its sender has asked the ledger just now.
+
+    Order of checks: hold known, or brought by the request in time; released; [a due hold expires]; committed (the same
+    totals and final: the same answer again); assets held; no total below what is already debited; what the overage
+    policy says. All checks of all amounts come before the first change.
     """
-    hold = wallet.holds.get(request.hold_id)
-    if hold is None:
-        return SettleReply(status="HOLD_UNKNOWN")
+    hold = find(wallet, request)
+    if isinstance(hold, SettleReply):
+        return hold
     if hold.state is HoldState.RELEASED:
         return SettleReply(status="HOLD_RELEASED")
     bring_up_to_date(wallet, hold, request.tombstone_ms)
@@ -46,13 +50,25 @@ def commit(wallet: Wallet, request: CommitRequest) -> SettleReply:
         return answer(wallet, hold, replayed=True) if is_same else committed(hold)
     refusal = first_refusal(wallet, hold, totals)
     if refusal is not None:
-        if hold.state is HoldState.EXPIRED:
+        if hold.state is HoldState.EXPIRED and hold.hold_id in wallet.holds:
             wallet.remember(hold, request.tombstone_ms)  # it will be sent again
         return refusal
     if not request.final and all(hold.must(asset).reported == units for asset, units in totals.items()):
         return answer(wallet, hold, replayed=True)
     settle(wallet, hold, totals, request)
     return answer(wallet, hold)
+
+
+def find(wallet: Wallet, request: CommitRequest) -> Hold | SettleReply:
+    """The hold, or why there is none."""
+    hold = wallet.holds.get(request.hold_id)
+    if hold is not None:
+        return hold
+    if request.lost is None:
+        return SettleReply(status="HOLD_UNKNOWN", now_ms=wallet.now_ms)
+    if not 0 <= wallet.now_ms - request.ticket_ms < LOST_TICKET_MS:
+        return SettleReply(status="TICKET_EXPIRED")
+    return recall_lost(wallet, request.hold_id, request.lost)
 
 
 def has_same_totals(hold: Hold, totals: dict[str, int]) -> bool:
@@ -102,6 +118,7 @@ def overage_refusal(wallet: Wallet, hold: Hold, amount: HoldAmount, total: int) 
 def settle(wallet: Wallet, hold: Hold, totals: dict[str, int], request: CommitRequest) -> None:
     """Debit, asset by asset in the hold's order; when final, give the rest of each back. One event in any case."""
     is_late = hold.state is HoldState.EXPIRED
+    wallet.holds[hold.hold_id] = hold
     lines: list[Line] = []
     usage: list[CapDelta] = []
     for amount in hold.amounts:

@@ -270,6 +270,9 @@ SELECT tenant_id, wallet_id, hold_id, final, wallet_sequence, amounts, refunds, 
 FROM settled_holds WHERE tenant_id = $1 AND wallet_id = $2 AND hold_id = $3
 ORDER BY create_time DESC LIMIT 1
 
+-- event_epoch --
+SELECT epoch FROM entries WHERE tenant_id = $1 AND wallet_id = $2 AND wallet_sequence = $3 LIMIT 1
+
 -- entry_list --
 -- A hold's entries are found through its events: entries has no index by hold, for which every debit would pay.
 SELECT tenant_id, wallet_id, wallet_sequence, line, kind, asset, units, debit_account, credit_account, grant_id,
@@ -500,6 +503,11 @@ ON CONFLICT (partition, epoch, stream_id) DO NOTHING
 SELECT partition, epoch, stream_id, tenant_id, wallet_id, wallet_sequence, raw, error
 FROM dead_letters WHERE (partition, epoch, stream_id) > ($1, $2, $3)
 ORDER BY partition, epoch, stream_id LIMIT $4
+
+-- dead_letter_list_of_hold --
+-- Those that mention the hold's id; the caller decodes them. Most wallets have none at all.
+SELECT epoch, raw FROM dead_letters
+WHERE tenant_id = $1 AND wallet_id = $2 AND position($3::bytea IN raw) > 0
 
 -- dead_letter_list_of_wallet --
 SELECT partition, epoch, stream_id, tenant_id, wallet_id, wallet_sequence, raw, error
