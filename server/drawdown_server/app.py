@@ -132,7 +132,7 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
         # After the connection: a Valkey that is replaced from here on is noticed by it, and verified anew.
         await presence.claim_first()
         await holds.learn_epochs()
-        async with running(presence.run(connection), name="presence"):
+        async with running(presence.run(connection, holds.learn_epochs), name="presence"):
             yield Stores(client=client, holds=holds, ledger=ledger, presence=presence)
 
 

@@ -111,6 +111,21 @@ async def test_events_that_were_salvaged_on_another_valkey_are_kept_before_their
 
 
 @pytest.mark.usefixtures("live")
+async def test_events_of_an_epoch_that_was_swept_on_another_valkey_are_kept_when_the_first_one_is_back(
+    store: LedgerStore, redis: Redis
+) -> None:
+    """A server with a wrong URL served for long enough to find no keys of the old epoch there."""
+    assert await store.bump_epoch(PARTITION, 1) == 2
+    await store.mark_salvaged(PARTITION, 1)
+    await store.mark_opened([(PARTITION, 2)])
+    await store.mark_swept(await store.list_left_epochs())
+    assert (await open_partitions(redis, store, PARTITIONS))[PARTITION] == 3
+    await sweeper(redis, store).run_once(asyncio.Event())
+    assert await dead_sequences(store) == [3, 4, 5]
+    assert {keys.epoch_of(name) for name in await names(redis)}.isdisjoint({(PARTITION, 1), (PARTITION, 2)})
+
+
+@pytest.mark.usefixtures("live")
 async def test_partitions_of_others_are_left_to_them(store: LedgerStore, redis: Redis) -> None:
     for partition in EVERY:
         await rebuild_partition(redis, store, partition)

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from drawdown_server.errors import StoreUnavailableError
+from drawdown_server.errors import ConfigurationError, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.startup import unavailable
 from drawdown_server.ledger.servers import CLAIM_TTL_S, OtherStoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from redis.asyncio import Redis
 
     from drawdown_server.holds.connection import PipelinedConnection
@@ -50,6 +52,7 @@ class Presence:
         self._store = store
         self._server_id = server_id
         self._run_id = ""
+        self._has_lapsed = False
 
     @property
     def run_id(self) -> str:
@@ -95,25 +98,34 @@ class Presence:
         self._run_id = str(info.get("run_id", ""))
         await self._store.claim_store(self._server_id, self._run_id)
 
-    async def run(self, connection: PipelinedConnection) -> None:
-        """Renew the claim until cancelled; when it is lost to others, make the connection verify itself anew."""
+    async def run(self, connection: PipelinedConnection, verify: Callable[[], Awaitable[None]]) -> None:
+        """Renew the claim until cancelled; when it is lost to others, make the connection verify itself anew.
+
+        Args:
+            connection: What the process serves from.
+            verify: Compares the partitions with the ledger. Awaited after the claim had run out: somebody may have
+                served from another Valkey meanwhile, and be gone again.
+        """
         while True:
             await asyncio.sleep(BEAT_S)
             try:
-                await self._beat(connection)
+                await self._beat(connection, verify)
             except StoreUnavailableError as error:
                 _log.debug("presence_not_renewed", store=error.metadata["store"])
             except Exception:  # whatever it is: without this loop others would take us for gone
                 _log.exception("presence_failed")
 
-    async def _beat(self, connection: PipelinedConnection) -> None:
-        await connection.call("UNLINK", keys.presence())
+    async def _beat(self, connection: PipelinedConnection, verify: Callable[[], Awaitable[None]]) -> None:
+        await connection.call("UNLINK", keys.presence(), settles=True)  # not held up by others that wait for room
         if connection.run_id != self._run_id:
             connection.distrust()
-        elif not await self._store.renew_claim(self._server_id, self._run_id):
+        elif self._has_lapsed or not await self._store.renew_claim(self._server_id, self._run_id):
+            self._has_lapsed = True  # until the partitions were compared, however often that fails
             try:
                 await self._store.claim_store(self._server_id, self._run_id)
-            except OtherStoreError as error:
+                await verify()
+                self._has_lapsed = False
+            except ConfigurationError as error:
                 _log.error("presence_lost", error=str(error))  # a sentence, not a fault of ours
                 connection.distrust()
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 import structlog
@@ -38,7 +38,7 @@ from drawdown_server.ledger.rows import POSITION_START, PartitionRow
 from drawdown_server.ledger.salvage import salvage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
 
@@ -51,6 +51,7 @@ ROUNDS_MAX: Final = 10
 AT_ONCE: Final = 4
 """Partitions worked on at once: half of the connections to Postgres that a process has by default."""
 
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 
 _POSTGRES_IS_OLD: Final = (
@@ -181,11 +182,11 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
     suspects: set[int] = set()
     for _ in range(ROUNDS_MAX):
         rows = [row for row in await store.read_partitions() if row.partition in left]
-        await _some_at_once(_finish(redis, store, row) for row in rows if row.left_epoch)
+        await _some_at_once(lambda row: _finish(redis, store, row), [row for row in rows if row.left_epoch])
         findings = await _look(redis, rows)
         opened = []
         results = await _some_at_once(
-            _open(redis, store, row, finding, suspects) for row, finding in zip(rows, findings, strict=True)
+            lambda pair: _open(redis, store, *pair, suspects), list(zip(rows, findings, strict=True))
         )
         for row, epoch in zip(rows, results, strict=True):
             if epoch is not None:
@@ -200,15 +201,22 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
     raise RuntimeError(f"partitions {sorted(left)} did not come to rest in {ROUNDS_MAX} rounds")
 
 
-async def _some_at_once(work: Iterable[Awaitable[_T]]) -> list[_T]:
-    """Await all, a few at a time: a Valkey that lost everything is a question to Postgres per partition."""
+async def _some_at_once(step: Callable[[_A], Awaitable[_T]], items: Sequence[_A]) -> list[_T]:
+    """A step for every item, a few at a time: a Valkey that lost everything is a question to Postgres per partition.
+
+    When one fails the others have ended too before the error is raised: none goes on with what it saw before.
+    """
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def one(step: Awaitable[_T]) -> _T:
+    async def one(item: _A) -> _T:
         async with room:
-            return await step
+            return await step(item)
 
-    return await asyncio.gather(*(one(step) for step in work))
+    results = await asyncio.gather(*(one(item) for item in items), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast("list[_T]", results)
 
 
 def same_history(row: PartitionRow, finding: Finding) -> bool | None:

@@ -312,6 +312,7 @@ SELECT partition, epoch, opened, position, left_epoch, left_position FROM partit
 SELECT partition, epoch, opened, position, left_epoch, left_position FROM partitions WHERE partition = $1
 
 -- partition_bump_epoch --
+-- The keys of epochs before it are looked for again: they may have been swept on another Valkey than the one from now on.
 WITH bumped AS (
     UPDATE partitions
     SET epoch = epoch + 1, opened = false, position = '0-0', left_epoch = epoch, left_position = position
@@ -319,6 +320,8 @@ WITH bumped AS (
     RETURNING partition, epoch, left_epoch, left_position
 ), kept AS (
     INSERT INTO left_epochs (partition, epoch, position) SELECT partition, left_epoch, left_position FROM bumped
+), unswept AS (
+    UPDATE left_epochs SET swept = false FROM bumped WHERE left_epochs.partition = bumped.partition
 )
 SELECT epoch FROM bumped
 
