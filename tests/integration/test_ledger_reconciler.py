@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.keys import partition_of
 from drawdown_server.ledger import reconcile, reconciler
 from drawdown_server.ledger.reconciler import Reconciler
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from drawdown_server.ledger.store import LedgerStore
+    from drawdown_server.ledger.wallets import WalletPlace
 
 WALLETS = [f"w{number}" for number in range(8)]
 EVERY = range(PARTITIONS)
@@ -89,3 +91,31 @@ async def test_it_runs_again_and_again_until_it_is_stopped(live: Live, store: Le
     stop.set()
     await asyncio.wait_for(running, 10)
     assert background.differences_total == 0
+
+
+async def test_the_first_pass_does_not_wait_for_the_interval_nor_does_one_after_an_interrupted_one(
+    live: Live, store: LedgerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is restarted more often than every interval compares all the same."""
+    monkeypatch.setattr(reconciler, "SOON_S", 0.001)
+    background = Reconciler(live, store, lambda: EVERY, interval_s=86_400)
+    lost = [StoreUnavailableError("postgres")]
+    list_wallets = store.list_all_wallets
+
+    async def list_wallets_at_the_second_try(after: tuple[str, str], limit: int) -> list[WalletPlace]:
+        if lost:
+            raise lost.pop()
+        return await list_wallets(after, limit)
+
+    monkeypatch.setattr(store, "list_all_wallets", list_wallets_at_the_second_try)
+    stop = asyncio.Event()
+    running = asyncio.create_task(background.run(stop))
+
+    async def has_passed() -> bool:
+        return background.last_run_s > 0
+
+    await until(has_passed)
+    assert not lost
+    assert background.wallets_total == len(WALLETS)
+    stop.set()
+    await asyncio.wait_for(running, 10)

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from drawdown_server.app import open_stores
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.connection import open_connection
-from drawdown_server.ledger import servers
+from drawdown_server.holds.library import build_library, load_library
+from drawdown_server.holds.store import HoldStore
+from drawdown_server.ledger import servers, streams
 from drawdown_server.ledger.presence import Presence
+from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.servers import OtherStoreError
-from integration.server import until
-from ledgers import open_redis, open_store
+from drawdown_server.wallets.evictor import Evictor
+from integration.server import settings, until
+from ledgers import PARTITIONS, open_redis, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from redis.asyncio import Redis
 
@@ -33,6 +38,10 @@ async def store(postgres_url: str) -> AsyncIterator[LedgerStore]:
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
     async with open_redis(valkey_url) as redis:
         yield redis
+
+
+async def nothing() -> None:
+    """There is nothing to compare with the ledger."""
 
 
 async def run_out(store: LedgerStore, server_id: str) -> None:
@@ -90,7 +99,7 @@ async def test_a_presence_renews_its_claim_until_it_ends(
     presence = Presence(redis, store, "me")
     await presence.claim_first()
     async with open_connection(valkey_url, timeout_ms=2_000, in_flight_max=10) as connection:
-        running = asyncio.create_task(presence.run(connection))
+        running = asyncio.create_task(presence.run(connection, nothing))
         before = await expiry(store, "me")
 
         async def renewed() -> bool:
@@ -120,7 +129,7 @@ async def test_a_presence_that_slept_while_another_valkey_took_over_distrusts_it
         async with store._connection() as postgres:
             await postgres.execute("UPDATE servers SET expire_time = now() + interval '1 hour'")
             await postgres.execute("UPDATE servers SET expire_time = now() WHERE server_id = 'sleeper'")
-        running = asyncio.create_task(presence.run(connection))
+        running = asyncio.create_task(presence.run(connection, nothing))
         await asyncio.wait_for(verified.wait(), 10)
 
         async def refuses() -> bool:
@@ -138,6 +147,57 @@ async def test_a_presence_that_slept_while_another_valkey_took_over_distrusts_it
 
         await until(serves)
         running.cancel()
+
+
+async def test_a_server_whose_claim_ran_out_serves_what_another_valkey_did_meanwhile(
+    valkey_url: str, postgres_url: str
+) -> None:
+    """It could not reach Postgres; somebody served from another Valkey, began an epoch there, and is gone again."""
+    async with open_stores(settings(valkey_url, postgres_url)) as stores:
+        assert stores.holds.epochs[0] == 1
+        assert await stores.ledger.bump_epoch(0, 1) == 2
+        await stores.ledger.mark_salvaged(0, 1)
+        await stores.ledger.mark_opened([(0, 2)])
+        async with stores.ledger._connection() as connection:
+            await connection.execute("UPDATE servers SET expire_time = now() - interval '1 second'")
+
+        async def has_learnt() -> bool:
+            return stores.holds.epochs[0] == 3
+
+        await until(has_learnt)
+        assert await streams.read_epochs(stores.client, [0]) == [3]
+
+
+async def test_whose_connections_a_claim_cuts_hears_that_valkey_is_unavailable(
+    store: LedgerStore, redis: Redis, valkey_url: str
+) -> None:
+    """At whatever step of a command: nothing else may come out of the loops of a server, it would end the process."""
+    await open_partitions(redis, store, PARTITIONS)
+    await redis.hset("h", "f", "v")
+    library = build_library()
+    async with open_connection(valkey_url, timeout_ms=2_000, in_flight_max=10) as connection:
+        holds = HoldStore(connection, library, [1] * PARTITIONS)
+        evictor = Evictor(redis, holds, store, idle_s=1, interval_ms=10)
+        work: list[Callable[[], Awaitable[object]]] = [
+            lambda: streams.read_streams(redis, {"s": "0"}, count=1, block_ms=50),
+            lambda: streams.read_infos(redis, ["s"]),
+            lambda: streams.raise_epoch(redis, 0, 1),
+            lambda: streams.scan(redis, "*", 0, 10),
+            lambda: load_library(redis, library),
+            evictor.run_once,
+        ]
+        raised = set()
+        for steps in range(150):
+            tasks = [asyncio.ensure_future(begin()) for begin in work]
+            for _ in range(steps % 30):
+                await asyncio.sleep(0)
+            await redis.connection_pool.disconnect()
+            raised |= {repr(error) for error in await asyncio.gather(*tasks, return_exceptions=True) if is_error(error)}
+    assert raised == {repr(StoreUnavailableError("valkey"))}
+
+
+def is_error(result: object) -> bool:
+    return isinstance(result, BaseException)
 
 
 async def expiry(store: LedgerStore, server_id: str) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
+import asyncpg
 import grpc
 import hiredis
 import pytest
@@ -16,7 +18,7 @@ from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.errors import ConfigurationError, StoreUnavailableError
 from drawdown_server.holds.startup import check_store, open_client
 from integration.audit import open_audit
-from integration.server import authorize_request, run_server, settings, until
+from integration.server import authorize_request, failure_of, run_server, settings, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -153,3 +155,37 @@ async def test_one_that_comes_back_with_a_policy_that_evicts_serves_nobody_until
             assert not server.task.done()
             async with open_audit(config) as audit:
                 await audit.assert_conserved(wallet)
+
+
+async def test_a_postgres_that_refuses_us_for_a_while_ends_no_server(valkey_url: str, postgres_url: str) -> None:
+    """As when a password is being changed; here the database has another name for a while."""
+    name = urlsplit(postgres_url).path.removeprefix("/")
+    server_url = postgres_url.replace(f"/{name}", "/postgres")
+    async with run_server(settings(valkey_url, postgres_url)) as server:
+        wallet = await server.wallet(USD=100)
+        with capture_logs() as logs:
+            await rename(server_url, name, f"{name}_away")
+
+            async def is_refused() -> bool:
+                heard = {line["event"] for line in logs}
+                return heard >= {"postgres.refused", "flusher_waits", "changes.store_unavailable"}
+
+            await until(is_refused)
+            await server.authorize(wallet, "h", USD=40)
+            await server.commit(wallet, "h", USD=40)
+            assert (await failure_of(server.grant(wallet, "g2", "USD", 1))).code is grpc.StatusCode.UNAVAILABLE
+            await rename(server_url, f"{name}_away", name)
+        await server.grant(wallet, "g2", "USD", 1)
+        await server.audit.assert_conserved(wallet)
+
+
+async def rename(server_url: str, name: str, new_name: str) -> None:
+    """Rename a database, with everybody thrown out."""
+    connection = await asyncpg.connect(server_url)
+    try:
+        await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await connection.execute("SELECT pg_terminate_backend(pid, 9000) FROM pg_stat_activity WHERE datname=$1", name)
+        await connection.execute(f"ALTER DATABASE {name} RENAME TO {new_name}")
+        await connection.execute(f"ALTER DATABASE {new_name} ALLOW_CONNECTIONS true")
+    finally:
+        await connection.close()

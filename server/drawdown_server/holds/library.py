@@ -12,8 +12,6 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
-
 from drawdown_server.holds.startup import unavailable
 
 if TYPE_CHECKING:
@@ -89,6 +87,6 @@ async def load_library(client: Redis, library: Library) -> None:
     """
     try:
         await client.function_load(library.code)
-    except RedisError as error:
+    except Exception as error:
         if "already exists" not in str(error):
             raise unavailable(error) from error

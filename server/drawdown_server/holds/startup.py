@@ -17,6 +17,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisError,
     ResponseError,
+    WatchError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -37,6 +38,9 @@ _UNAVAILABLE: Final = (
     OutOfMemoryError,
     ReadOnlyError,
 )
+_CUT: Final = (AttributeError, RuntimeError, WatchError)
+"""What redis-py raises beside its own errors when somebody disconnects its pool (``ledger/presence.py`` does) while a
+command is on its way: it finds no writer any more, or a transport that is closed, or has lost what it watched."""
 VALKEY_MAJOR_MIN: Final = 8
 REDIS_MAJOR_MIN: Final = 7
 """Functions with flags need Redis 7; Valkey before 8 is not tested."""
@@ -46,7 +50,7 @@ def unavailable(error: Exception) -> Exception:
     """The error to raise for one of redis-py: ours if the store is not there now, else the error itself."""
     # redis-py takes some prefixes off the text and makes classes of them.
     text = str(error)
-    if isinstance(error, _UNAVAILABLE) or text.startswith(UNAVAILABLE_PREFIXES) or KILLED in text:
+    if isinstance(error, _UNAVAILABLE + _CUT) or text.startswith(UNAVAILABLE_PREFIXES) or KILLED in text:
         return StoreUnavailableError("valkey")
     return error
 
@@ -96,7 +100,7 @@ async def check_store(client: Redis) -> None:
             f"valkey refuses us: {error}. Put a user that may do this, and its password, into the URL "
             "(redis://user:password@host:port/0)."
         ) from None
-    except RedisError as error:
+    except (RedisError, *_CUT) as error:
         log.warning("valkey.unreachable", error=str(error))
         raise StoreUnavailableError("valkey", f"valkey cannot be reached: {error}") from error
     _check_version(info)

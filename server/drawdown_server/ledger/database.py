@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
+import structlog
 from asyncpg import exceptions as pg
 from asyncpg.exceptions import _base as pg_client
 
@@ -36,6 +37,8 @@ ACQUIRE_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
 """Longest wait for a new connection: a dead host must not look like a slow one."""
 
+log = structlog.get_logger(__name__)
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _UNAVAILABLE: Final = (
@@ -45,6 +48,7 @@ _UNAVAILABLE: Final = (
     pg.OperatorInterventionError,  # class 57: shutdown, crash, starting up, statement timeout
     pg.TransactionRollbackError,  # class 40: deadlock or serialization failure; the same call may be sent again
     pg.PostgresSystemError,  # class 58: an input/output error on the server
+    pg.InternalServerError,  # class XX: a damaged page, two statements in each other's way
     pg.ReadOnlySQLTransactionError,  # the other side of a failover
     pg.IdleInTransactionSessionTimeoutError,
     pg.LockNotAvailableError,
@@ -53,9 +57,18 @@ _UNAVAILABLE: Final = (
 )
 
 
+_REFUSED: Final = (
+    pg.InvalidAuthorizationSpecificationError,  # class 28, a wrong password too
+    pg.InvalidCatalogNameError,  # there is no such database
+    pg.ObjectNotInPrerequisiteStateError,  # the database takes no connections
+    pg.InsufficientPrivilegeError,
+)
+"""What Postgres says to somebody who must not get in. The texts name the user or the database, never the password."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns every driver error that says "Postgres is not there now" into ``StoreUnavailableError``.
+    """Turns every driver error that says "Postgres is not there now", or not for us, into ``StoreUnavailableError``.
 
     Errors that name a mistake (a violated constraint, a value that does not fit) go through as they are.
     """
@@ -63,18 +76,33 @@ def translated() -> Iterator[None]:
         yield
     except pg_client.DataError:
         raise  # an argument of the wrong type: also an InterfaceError, but a mistake of the caller
-    except (pg.InvalidAuthorizationSpecificationError, pg.InvalidCatalogNameError) as error:
-        # Nothing that goes away by itself. The text names the user or the database, never the password.
-        raise ConfigurationError(f"postgres refuses the connection: {error}") from error
+    except _REFUSED as error:
+        # A password that is being changed, a failover: who serves already goes on without Postgres until it is mended.
+        log.error("postgres.refused", error=str(error))  # noqa: TRY400  # a sentence, not a fault of ours
+        raise StoreUnavailableError("postgres") from error
     except _UNAVAILABLE as error:
         raise StoreUnavailableError("postgres") from error
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """``translated``, for the first connection of a process: a refusal is told to who started it.
+
+    Raises:
+        ConfigurationError: Postgres refuses us.
+    """
+    with translated():
+        try:
+            yield
+        except _REFUSED as error:
+            raise ConfigurationError(f"postgres refuses the connection: {error}") from error
 
 
 @asynccontextmanager
 async def open_pool(config: Config) -> AsyncIterator[Pool]:
     """The server's pool of connections, closed at the end."""
     timeout_s = config.postgres_timeout_ms / 1000
-    with translated():
+    with opening():
         pool = await asyncpg.create_pool(
             config.postgres_url,
             min_size=1,

@@ -19,7 +19,7 @@ import asyncpg
 from asyncpg import exceptions as pg
 
 from drawdown_server.errors import ConfigurationError
-from drawdown_server.ledger.database import CONNECT_TIMEOUT_S, translated
+from drawdown_server.ledger.database import CONNECT_TIMEOUT_S, opening
 from drawdown_server.ledger.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ async def _missing(connection: Connection, known: Sequence[Migration]) -> list[M
 @asynccontextmanager
 async def _connect(postgres_url: str) -> AsyncIterator[Connection]:
     """One connection for the migrations."""
-    with translated():
+    with opening():
         connection = await asyncpg.connect(postgres_url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S)
         try:
             yield connection

@@ -26,6 +26,10 @@ PAGE: Final = 50
 REST: Final = 4
 """A rest is so many times as long as the work before it: a fifth of one connection to Postgres at most."""
 
+SOON_S: Final = 60.0
+"""The first pass begins so long after the start, and another after one that was interrupted: also a server that is
+restarted every day, or loses a store every day, gets through all wallets."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -56,11 +60,15 @@ class Reconciler:
         """When the last complete pass ended, in seconds since the Unix epoch; 0 = none yet."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Reconcile until told to stop; the first pass begins after one interval."""
-        while not await _stopped(stop, self._interval_s):
+        """Reconcile until told to stop."""
+        pause_s = min(SOON_S, self._interval_s)
+        while not await _stopped(stop, pause_s):
+            started = time.monotonic()
             try:
                 await self.run_once(stop)
+                pause_s = max(0.0, started + self._interval_s - time.monotonic())
             except DrawdownError as error:
+                pause_s = min(SOON_S, self._interval_s)
                 _log.warning("reconcile_interrupted", reason=error.message)
 
     async def run_once(self, stop: asyncio.Event) -> int:

@@ -106,7 +106,7 @@ class Evictor:
     async def _is_memory_short(self) -> bool:
         try:
             memory = await self._client.info("memory")
-        except RedisError as error:
+        except Exception as error:
             raise unavailable(error) from error
         return bool(memory["maxmemory"]) and memory["used_memory"] >= PRESSURE_SHARE * memory["maxmemory"]
 
@@ -119,7 +119,7 @@ class Evictor:
             for name in names:
                 pipeline.hget(name.decode(), "head")
             heads = cast("list[bytes | None]", await pipeline.execute()) if names else []
-        except RedisError as error:
+        except Exception as error:
             raise unavailable(error) from error
         wallets = []
         for name, head in zip(names, heads, strict=True):
