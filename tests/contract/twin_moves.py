@@ -103,6 +103,10 @@ class Player:
     def units(self, most: int = 20) -> int:
         return self.random.randint(1, most) * self.scale
 
+    def is_whole(self) -> bool:
+        """Whether the whole range is asked for at once: only in runs near the end of it."""
+        return self.scale == SCALES[-1] and self.chance(20)
+
     def available(self, asset: str) -> int:
         return self.world.wallet.available(asset) if self.world.wallet else 0
 
@@ -156,6 +160,8 @@ class Player:
     def amount(self, asset: str) -> AmountRequest:
         available = max(1, self.available(asset))
         units = self.units() if self.chance(75) else self.pick((available, min(available + 1, UNITS_MAX)))
+        if self.is_whole():
+            units = UNITS_MAX
         min_units = self.pick((1, units, max(1, units // 2))) if self.chance(25) else 0
         return AmountRequest(asset, units, min_units, self.pick(list(OveragePolicy)))
 
@@ -199,7 +205,7 @@ class Player:
 
     def total(self, amount: HoldAmount) -> int:
         """A total as the API lets it pass."""
-        return min(self.any_total(amount), UNITS_MAX)
+        return UNITS_MAX if self.is_whole() else min(self.any_total(amount), UNITS_MAX)
 
     def any_total(self, amount: HoldAmount) -> int:
         """A total near one of the numbers that matter."""

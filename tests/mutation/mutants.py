@@ -91,12 +91,6 @@ MUTANTS: Final = (
     Mutant("debt has no bottom", "commit.lua", "if not can_be_owed(asset_of(wallet, amount.asset), extra)", "if false"),
     Mutant("a charge's debt has no bottom", "charge.lua", "not can_be_owed(asset, amount.units)", "false"),
     Mutant(
-        "held overdraft is no future debt",
-        "grants.lua",
-        "asset.debt + asset.overdraft_held - asset",
-        "asset.debt - asset",
-    ),
-    Mutant(
         "what expired makes no room",
         "grants.lua",
         "  until not may_begin(wallet, asset, asset.scheduled[1])",
