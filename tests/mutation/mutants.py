@@ -212,6 +212,9 @@ MUTANTS: Final = (
         "number == request.applied_change_number and ",
         "",
     ),
+    Mutant(
+        "a waiting grant is evicted", "evict.lua", "if asset.next_ms ~= 0 and asset.next_ms <= wallet.now", "if false"
+    ),
     Mutant("a young wallet is evicted", "evict.lua", "wallet.loaded_ms < LIVE_MIN_MS", "wallet.loaded_ms < 0"),
     Mutant(
         "a wallet is evicted a moment early",
@@ -437,13 +440,18 @@ MUTANTS: Final = (
     Mutant(
         "caps are off by one",
         "caps.lua",
-        "used + amount.units > one.cap[LIMIT]",
-        "used + amount.units > one.cap[LIMIT] + 1",
+        "used + amount.units > one.limit",
+        "used + amount.units > one.limit + 1",
     ),
-    Mutant("OBSERVE denies", "caps.lua", "      if one.cap[MODE] == 'ENFORCE' then\n", "      if true then\n"),
-    Mutant("ENFORCE observes", "caps.lua", "      if one.cap[MODE] == 'ENFORCE' then\n", "      if false then\n"),
+    Mutant("OBSERVE denies", "caps.lua", "      if one.mode == 'ENFORCE' then\n", "      if true then\n"),
+    Mutant("ENFORCE observes", "caps.lua", "      if one.mode == 'ENFORCE' then\n", "      if false then\n"),
     Mutant("the shortest prefix wins", "caps.lua", "return #a > #b", "return #a < #b"),
-    Mutant("a default overrides the subject's own cap", "caps.lua", "= by_window[cap[WINDOW]] or cap\n", "= cap\n"),
+    Mutant(
+        "a default overrides the subject's own cap",
+        "caps.lua",
+        "by_window[window] = by_window[window] or {",
+        "by_window[window] = {",
+    ),
     Mutant(
         "a prefix cap covers the whole wallet",
         "caps.lua",
@@ -454,7 +462,7 @@ MUTANTS: Final = (
         "subjects of a prefix share one counter",
         "caps.lua",
         "counter = counter_name(wallet, subject,",
-        "counter = counter_name(wallet, by_window[window][SUBJECT],",
+        "counter = counter_name(wallet, pattern,",
     ),
     Mutant("the whole wallet is asked last", "caps.lua", "for i = 0, #subjects do", "for i = 1, #subjects + 1 do"),
     Mutant("headroom of this script is not seen", "caps.lua", " + (wallet.counted[counter] or 0),", ","),
