@@ -212,9 +212,6 @@ MUTANTS: Final = (
         "number == request.applied_change_number and ",
         "",
     ),
-    Mutant(
-        "a waiting grant is evicted", "evict.lua", "if asset.next_ms ~= 0 and asset.next_ms <= wallet.now", "if false"
-    ),
     Mutant("a young wallet is evicted", "evict.lua", "wallet.loaded_ms < LIVE_MIN_MS", "wallet.loaded_ms < 0"),
     Mutant(
         "a wallet is evicted a moment early",
