@@ -119,10 +119,10 @@ MUTANTS: Final = (
     Mutant(
         "units come back to an expired grant",
         "grants.lua",
-        "      elseif is_over(grant, wallet.now) then\n",
-        "      elseif false then\n",
+        "  elseif is_over(grant, wallet.now) then\n",
+        "  elseif false then\n",
     ),
-    Mutant("units come back to a voided grant", "grants.lua", "      if grant[VOIDED] then\n", "      if false then\n"),
+    Mutant("units come back to a voided grant", "grants.lua", "  if grant[VOIDED] then\n", "  if false then\n"),
     Mutant(
         "pins do not protect from expiry",
         "grants.lua",
@@ -372,16 +372,10 @@ MUTANTS: Final = (
     Mutant(
         "the first debit is refunded first",
         "refund.lua",
-        "local debit = amount.debits[#amount.debits]",
-        "local debit = amount.debits[1]",
+        "  local debits, parts = amount.debits, {}\n",
+        "  local debits, parts = amount.debits, {}\n  table.sort(debits, function(a, b) return a[1] > b[1] end)\n",
     ),
-    Mutant(
-        "a refund to an expired grant stays",
-        "refund.lua",
-        "elseif is_over(grant, wallet.now) then",
-        "elseif false then",
-    ),
-    Mutant("a refund to a voided grant stays", "refund.lua", "  if grant[VOIDED] then\n", "  if false then\n"),
+    Mutant("a revived grant burns last", "refund.lua", "    table.sort(asset.grants, burns_before)\n", ""),
     Mutant("a refund is not counted", "refund.lua", "  amount.refunded = amount.refunded + units\n", ""),
     Mutant("a refund gives no headroom back", "refund.lua", "  count(wallet, amount)\n", ""),
     Mutant("a refund does not repay debt", "refund.lua", "  tidy_assets(wallet, hold)\n", ""),

@@ -222,7 +222,8 @@ end
 -- `scheduled` is there.
 
 -- Grants with free units in the head of a stack. Those before them whose units are all pinned are in the head too: most
--- calls find free units there until these are used up.
+-- calls find free units there until these are used up. A stack of at most twice as many is all head: reading a field
+-- costs as much as a few grants.
 local HEAD_GRANTS = 4
 local REST = '+'
 
@@ -268,9 +269,9 @@ end
 
 -- Parts a whole stack again. Returns the rest; nil if there is none.
 local function cut_rest(asset)
-  local rest, free_grants = {}, 0
+  local rest, free_grants, is_long = {}, 0, #asset.grants > 2 * HEAD_GRANTS
   for place, grant in ipairs(asset.grants) do
-    if free_grants == HEAD_GRANTS then
+    if is_long and free_grants == HEAD_GRANTS then
       rest[#rest + 1] = grant
       asset.grants[place] = nil
       asset.rest_units = asset.rest_units + grant[FREE] + grant[PINNED]
