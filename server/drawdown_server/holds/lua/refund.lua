@@ -56,7 +56,7 @@ local function take_debits(amount, units)
   return parts
 end
 
--- The grants that paid, by id: as they live in the stack, or brought back from what Postgres has when they were used up.
+-- The grants that paid, by id: as they live in the stack, or brought back from what Postgres has once they are used up.
 local function grants_that_paid(wallet, request, code, asset, parts)
   local by_id, is_used_up = grants_of(wallet, code, asset, parts), {}
   local live = #asset.grants
