@@ -32,6 +32,7 @@ import structlog
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
+from drawdown_server.ledger.lanes import before_newer, lanes
 from drawdown_server.ledger.posting import read_event
 from drawdown_server.ledger.recording import FencedError, Move
 from drawdown_server.ledger.recovery import POSTGRES_IS_OLD, find_gaps
@@ -59,11 +60,6 @@ after a gap. Then it is looked at again, and left again with another ERROR in th
 
 RENEWALS_PER_TTL: Final = 3
 """Leases are renewed this often within their time to live: one renewal may fail and nobody takes over."""
-
-LANES: Final = 2
-"""Transactions at once on a backlog: this process plans one while Postgres writes the other. A third would wait."""
-LANE_EVENTS_MIN: Final = 200
-"""A smaller batch is one transaction: what it costs beside its rows (a fence, a commit to disk) is paid once."""
 
 _log = structlog.get_logger(__name__)
 
@@ -164,7 +160,7 @@ class Flusher:
             await self._renew_leases()
             if not self._leases:
                 return 0
-            events, newer = _before_newer(await self._read(block_ms))
+            events, newer = before_newer(await self._read(block_ms))
             await self._record_lanes(events)
             if events:
                 await self._trim({event.partition for event in events})
@@ -309,7 +305,7 @@ class Flusher:
 
     async def _record_lanes(self, events: Sequence[OutboxEvent]) -> None:
         """Record what was read, a large batch in several transactions at once, each of its own partitions."""
-        results = await asyncio.gather(*(self._record_lane(lane) for lane in _lanes(events)), return_exceptions=True)
+        results = await asyncio.gather(*(self._record_lane(lane) for lane in lanes(events)), return_exceptions=True)
         for result in results:
             if result is not None:
                 raise result
@@ -382,31 +378,6 @@ class Flusher:
     async def _notify(self) -> None:
         async with self._progress:
             self._progress.notify_all()
-
-
-def _before_newer(events: Sequence[OutboxEvent]) -> tuple[list[OutboxEvent], list[OutboxEvent]]:
-    """Of each partition the events before the first of a newer version; and these first ones."""
-    before: list[OutboxEvent] = []
-    newer: dict[int, OutboxEvent] = {}
-    for event in events:
-        if event.newer:
-            newer.setdefault(event.partition, event)
-        elif event.partition not in newer:
-            before.append(event)
-    return before, list(newer.values())
-
-
-def _lanes(events: Sequence[OutboxEvent]) -> list[list[OutboxEvent]]:
-    """The events by partition in lanes of about the same size, the order of each outbox as it was."""
-    if len(events) < LANES * LANE_EVENTS_MIN:
-        return [list(events)]
-    lanes: list[list[OutboxEvent]] = [[] for _ in range(LANES)]
-    by_partition: dict[int, list[OutboxEvent]] = {}
-    for event in events:
-        by_partition.setdefault(event.partition, []).append(event)
-    for outbox in sorted(by_partition.values(), key=len, reverse=True):
-        min(lanes, key=len).extend(outbox)
-    return [lane for lane in lanes if lane]
 
 
 def _backoff_s(failures: int) -> float:
