@@ -107,6 +107,10 @@ class Settings:
         """The deadline of one call, in seconds from now."""
         return self.timeout_s if timeout_s is USE_CLIENT_DEFAULT else _checked(timeout_s)
 
+    def timeout_waiting(self, timeout_s: Timeout, wait_s: float | None) -> Timeout:
+        """The deadline of a call for which the server may wait: the client's own begins after that."""
+        return self.timeout_s + max(0, wait_s or 0) if timeout_s is USE_CLIENT_DEFAULT else timeout_s
+
 
 def _checked(timeout_s: float | ClientDefault) -> float:
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):

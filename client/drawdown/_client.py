@@ -174,6 +174,7 @@ class AsyncClient:
         amounts: Amounts,
         final: bool = True,
         hold_token: bytes = b"",
+        wait_for_ledger_s: float | None = None,
         timeout_s: Timeout = USE_CLIENT_DEFAULT,
     ) -> CommitResult:
         """Debits what was really used and gives the rest back.
@@ -186,11 +187,19 @@ class AsyncClient:
             final: Whether the hold is done. False reports progress: debited at once, the rest stays held.
             hold_token: ``hold.hold_token`` of the authorization, or of the last approved ``extend``: with it the usage
                 is charged exactly once even if the store has lost the hold.
+            wait_for_ledger_s: Answer only once the ledger in Postgres has recorded it, or after so many seconds (30
+                at most); ``in_ledger`` says which. It is done in any case. The client's own deadline begins after that.
             timeout_s: Deadline of this call in seconds.
         """
         request = _requests.commit(
-            wallet_id=wallet_id, hold_id=hold_id, amounts=amounts, final=final, hold_token=hold_token
+            wallet_id=wallet_id,
+            hold_id=hold_id,
+            amounts=amounts,
+            final=final,
+            hold_token=hold_token,
+            wait_for_ledger_s=wait_for_ledger_s,
         )
+        timeout_s = self._settings.timeout_waiting(timeout_s, wait_for_ledger_s)
         return await self._call(_rpcs.COMMIT, request, timeout_s)
 
     async def release(
@@ -230,6 +239,7 @@ class AsyncClient:
         subjects: Iterable[str] = (),
         overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
         labels: Mapping[str, str] | None = None,
+        wait_for_ledger_s: float | None = None,
         timeout_s: Timeout = USE_CLIENT_DEFAULT,
     ) -> ChargeResult:
         """Authorize and commit in one step, for usage that is known. A denial is an answer and raises nothing.
@@ -243,6 +253,8 @@ class AsyncClient:
             overage_policy: When the funds do not cover it: REJECT denies, CHARGE_AVAILABLE charges what there is,
                 CHARGE_FULL goes into debt. UNSPECIFIED: the asset's default.
             labels: Copied to the ledger entries.
+            wait_for_ledger_s: Answer only once the ledger in Postgres has recorded it, or after so many seconds (30
+                at most); ``in_ledger`` says which. It is done in any case. The client's own deadline begins after that.
             timeout_s: Deadline of this call in seconds.
         """
         charge_id = uuid.uuid4().hex if charge_id is None else charge_id
@@ -253,7 +265,9 @@ class AsyncClient:
             subjects=subjects,
             overage_policy=overage_policy,
             labels=labels,
+            wait_for_ledger_s=wait_for_ledger_s,
         )
+        timeout_s = self._settings.timeout_waiting(timeout_s, wait_for_ledger_s)
         return _responses.charge(await self._call(_rpcs.CHARGE, request, timeout_s), charge_id)
 
     async def refund(
@@ -263,10 +277,18 @@ class AsyncClient:
         hold_id: str,
         refund_id: str,
         amounts: Amounts,
+        wait_for_ledger_s: float | None = None,
         timeout_s: Timeout = USE_CLIENT_DEFAULT,
     ) -> RefundResult:
         """Gives debited units back to the grants that paid, at most what was debited. One id is one refund."""
-        request = _requests.refund(wallet_id=wallet_id, hold_id=hold_id, refund_id=refund_id, amounts=amounts)
+        request = _requests.refund(
+            wallet_id=wallet_id,
+            hold_id=hold_id,
+            refund_id=refund_id,
+            amounts=amounts,
+            wait_for_ledger_s=wait_for_ledger_s,
+        )
+        timeout_s = self._settings.timeout_waiting(timeout_s, wait_for_ledger_s)
         return await self._call(_rpcs.REFUND, request, timeout_s)
 
     async def force_release(

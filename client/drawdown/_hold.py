@@ -131,7 +131,12 @@ class AsyncHoldContext(_HoldState):
             await asyncio.shield(self._release_in_background(_REASON_LEFT))
 
     async def commit(
-        self, amounts: Amounts, *, final: bool = True, timeout_s: Timeout = USE_CLIENT_DEFAULT
+        self,
+        amounts: Amounts,
+        *,
+        final: bool = True,
+        wait_for_ledger_s: float | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
     ) -> CommitResult:
         """Debits the total units used so far; when final, gives the rest back. May be called again after a failure."""
         self._check_entered()
@@ -142,6 +147,7 @@ class AsyncHoldContext(_HoldState):
             amounts=amounts,
             final=final,
             hold_token=self._hold_token,
+            wait_for_ledger_s=wait_for_ledger_s,
             timeout_s=timeout_s,
         )
         self._settled_as(result.hold, final=final)
@@ -200,7 +206,14 @@ class HoldContext(_HoldState):
             except (DrawdownError, RuntimeError) as failure:  # RuntimeError: the client was closed inside the body
                 self._release_failed(failure)
 
-    def commit(self, amounts: Amounts, *, final: bool = True, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> CommitResult:
+    def commit(
+        self,
+        amounts: Amounts,
+        *,
+        final: bool = True,
+        wait_for_ledger_s: float | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> CommitResult:
         """Debits the total units used so far; when final, gives the rest back. May be called again after a failure."""
         self._check_entered()
         self._commit_tried = True
@@ -210,6 +223,7 @@ class HoldContext(_HoldState):
             amounts=amounts,
             final=final,
             hold_token=self._hold_token,
+            wait_for_ledger_s=wait_for_ledger_s,
             timeout_s=timeout_s,
         )
         self._settled_as(result.hold, final=final)

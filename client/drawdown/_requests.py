@@ -239,10 +239,20 @@ def authorize(
 
 @_checked
 def commit(
-    *, wallet_id: str, hold_id: str, amounts: Amounts, final: bool, hold_token: bytes
+    *,
+    wallet_id: str,
+    hold_id: str,
+    amounts: Amounts,
+    final: bool,
+    hold_token: bytes,
+    wait_for_ledger_s: float | None,
 ) -> authorization_service_pb2.CommitRequest:
     request = authorization_service_pb2.CommitRequest(
-        wallet_id=wallet_id, hold_id=hold_id, amounts=_amounts(amounts, "amounts"), hold_token=hold_token
+        wallet_id=wallet_id,
+        hold_id=hold_id,
+        amounts=_amounts(amounts, "amounts"),
+        hold_token=hold_token,
+        wait_for_ledger=_duration(wait_for_ledger_s),
     )
     if not final:  # unset means true
         request.final = False
@@ -267,6 +277,7 @@ def charge(
     subjects: Iterable[str],
     overage_policy: OveragePolicy,
     labels: Mapping[str, str] | None,
+    wait_for_ledger_s: float | None,
 ) -> authorization_service_pb2.ChargeRequest:
     return authorization_service_pb2.ChargeRequest(
         wallet_id=wallet_id,
@@ -275,15 +286,20 @@ def charge(
         subjects=_texts(subjects, "subjects"),
         overage_policy=_overage_policy(overage_policy),
         labels=labels,
+        wait_for_ledger=_duration(wait_for_ledger_s),
     )
 
 
 @_checked
 def refund(
-    *, wallet_id: str, hold_id: str, refund_id: str, amounts: Amounts
+    *, wallet_id: str, hold_id: str, refund_id: str, amounts: Amounts, wait_for_ledger_s: float | None
 ) -> authorization_service_pb2.RefundRequest:
     return authorization_service_pb2.RefundRequest(
-        wallet_id=wallet_id, hold_id=hold_id, refund_id=refund_id, amounts=_amounts(amounts, "amounts")
+        wallet_id=wallet_id,
+        hold_id=hold_id,
+        refund_id=refund_id,
+        amounts=_amounts(amounts, "amounts"),
+        wait_for_ledger=_duration(wait_for_ledger_s),
     )
 
 

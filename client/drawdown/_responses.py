@@ -187,6 +187,7 @@ def charge(response: authorization_service_pb2.ChargeResponse, charge_id: str) -
         wallet_sequence=response.wallet_sequence,
         replayed=response.replayed,
         observed_caps=_cap_statuses(response.observed_caps),
+        in_ledger=response.in_ledger,
     )
 
 
@@ -200,6 +201,7 @@ def commit(response: authorization_service_pb2.CommitResponse) -> CommitResult:
         wallet_sequence=response.wallet_sequence,
         late=response.late,
         replayed=response.replayed,
+        in_ledger=response.in_ledger,
     )
 
 
@@ -210,7 +212,13 @@ def release(
 
 
 def refund(response: authorization_service_pb2.RefundResponse) -> RefundResult:
-    return RefundResult(_hold(response.hold), _balances(response.balances), response.wallet_sequence, response.replayed)
+    return RefundResult(
+        _hold(response.hold),
+        _balances(response.balances),
+        response.wallet_sequence,
+        response.replayed,
+        response.in_ledger,
+    )
 
 
 def get_hold(response: authorization_service_pb2.GetHoldResponse) -> Hold:

@@ -154,6 +154,7 @@ class Client:
         amounts: Amounts,
         final: bool = True,
         hold_token: bytes = b"",
+        wait_for_ledger_s: float | None = None,
         timeout_s: Timeout = USE_CLIENT_DEFAULT,
     ) -> CommitResult:
         """Debits what was really used and gives the rest back.
@@ -161,8 +162,14 @@ class Client:
         The parameters are explained at ``AsyncClient.commit``.
         """
         request = _requests.commit(
-            wallet_id=wallet_id, hold_id=hold_id, amounts=amounts, final=final, hold_token=hold_token
+            wallet_id=wallet_id,
+            hold_id=hold_id,
+            amounts=amounts,
+            final=final,
+            hold_token=hold_token,
+            wait_for_ledger_s=wait_for_ledger_s,
         )
+        timeout_s = self._settings.timeout_waiting(timeout_s, wait_for_ledger_s)
         return self._call(_rpcs.COMMIT, request, timeout_s)
 
     def release(
@@ -197,6 +204,7 @@ class Client:
         subjects: Iterable[str] = (),
         overage_policy: OveragePolicy = OveragePolicy.UNSPECIFIED,
         labels: Mapping[str, str] | None = None,
+        wait_for_ledger_s: float | None = None,
         timeout_s: Timeout = USE_CLIENT_DEFAULT,
     ) -> ChargeResult:
         """Authorize and commit in one step, for usage that is known. A denial is an answer and raises nothing.
@@ -211,7 +219,9 @@ class Client:
             subjects=subjects,
             overage_policy=overage_policy,
             labels=labels,
+            wait_for_ledger_s=wait_for_ledger_s,
         )
+        timeout_s = self._settings.timeout_waiting(timeout_s, wait_for_ledger_s)
         return _responses.charge(self._call(_rpcs.CHARGE, request, timeout_s), charge_id)
 
     def refund(
@@ -221,10 +231,18 @@ class Client:
         hold_id: str,
         refund_id: str,
         amounts: Amounts,
+        wait_for_ledger_s: float | None = None,
         timeout_s: Timeout = USE_CLIENT_DEFAULT,
     ) -> RefundResult:
         """Gives debited units back to the grants that paid, at most what was debited. One id is one refund."""
-        request = _requests.refund(wallet_id=wallet_id, hold_id=hold_id, refund_id=refund_id, amounts=amounts)
+        request = _requests.refund(
+            wallet_id=wallet_id,
+            hold_id=hold_id,
+            refund_id=refund_id,
+            amounts=amounts,
+            wait_for_ledger_s=wait_for_ledger_s,
+        )
+        timeout_s = self._settings.timeout_waiting(timeout_s, wait_for_ledger_s)
         return self._call(_rpcs.REFUND, request, timeout_s)
 
     def force_release(

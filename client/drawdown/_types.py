@@ -320,6 +320,8 @@ class ChargeResult:
     wallet_sequence: int
     replayed: bool
     observed_caps: tuple[CapStatus, ...] = ()
+    in_ledger: bool = False
+    """Whether the ledger has recorded it; False when nobody waited for that (``wait_for_ledger_s``), or in vain."""
 
     @property
     def approved(self) -> bool:
@@ -347,6 +349,8 @@ class CommitResult:
     late: bool
     """Whether the hold had expired before."""
     replayed: bool
+    in_ledger: bool = False
+    """Whether the ledger has recorded it; False when nobody waited for that (``wait_for_ledger_s``), or in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +373,8 @@ class RefundResult:
     """Position of this refund in the wallet's history."""
     replayed: bool
     """Whether an earlier call with the same id and amounts had refunded it."""
+    in_ledger: bool = False
+    """Whether the ledger has recorded it; False when nobody waited for that (``wait_for_ledger_s``), or in vain."""
 
 
 @dataclass(frozen=True, slots=True)

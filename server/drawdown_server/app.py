@@ -9,7 +9,7 @@ import asyncio
 import os
 import secrets
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +44,7 @@ from drawdown_server.holds.sweeper import Sweeper
 from drawdown_server.holds.token import TokenKeys
 from drawdown_server.identity.caller import Caller
 from drawdown_server.ledger.backlog import Backlog
+from drawdown_server.ledger.confirming import Confirmations
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.epochs import EpochSweeper
 from drawdown_server.ledger.flusher import Flusher
@@ -98,6 +99,7 @@ class Stores:
     holds: HoldStore
     ledger: LedgerStore
     presence: Presence
+    confirmations: Confirmations
 
 
 @asynccontextmanager
@@ -132,8 +134,9 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
         # After the connection: a Valkey that is replaced from here on is noticed by it, and verified anew.
         await presence.claim_first()
         await holds.learn_epochs()
+        confirmations = await opened.enter_async_context(aclosing(Confirmations(ledger)))
         async with running(presence.run(connection, holds.learn_epochs), name="presence"):
-            yield Stores(client=client, holds=holds, ledger=ledger, presence=presence)
+            yield Stores(client=client, holds=holds, ledger=ledger, presence=presence, confirmations=confirmations)
 
 
 def process_name() -> str:
@@ -212,6 +215,7 @@ async def run_flusher(config: Config, stores: Stores, metrics: Metrics, stop: as
             lease_ttl_ms=config.lease_ttl_ms,
             metrics=metrics,
             run_id=lambda: stores.presence.run_id,
+            on_recorded=stores.confirmations.recorded,
         )
         stores.presence.follow(client)
 
@@ -253,7 +257,7 @@ def build_server(
         options=SERVER_OPTIONS,
     )
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
-        AuthorizationService(stores.holds, stores.ledger, assets, limits, token_keys(config)),
+        AuthorizationService(stores.holds, stores.ledger, assets, limits, token_keys(config), stores.confirmations),
         server,
     )
     asset_service_pb2_grpc.add_AssetServiceServicer_to_server(AssetService(admin, stores.ledger), server)
@@ -353,6 +357,7 @@ async def serve(
                 await asyncio.sleep(config.drain_delay_s)
             finally:
                 # Also when a background task died: calls in flight still get their answers.
+                stores.confirmations.end()
                 await end_calls(server, calls, config.drain_grace_s)
                 stop_background.set()
     log.info("server.stopped")

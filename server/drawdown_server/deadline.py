@@ -6,6 +6,7 @@ would know. gRPC cancels a handler at its deadline; this is for the moment befor
 
 from __future__ import annotations
 
+import math
 import time
 from contextvars import ContextVar
 from typing import Final
@@ -46,6 +47,12 @@ def check() -> None:
     deadline_s = _deadline_s.get()
     if deadline_s is not None:
         _refuse(deadline_s - time.monotonic())
+
+
+def left_s() -> float:
+    """Seconds until the caller stops listening; infinite when it waits for ever."""
+    deadline_s = _deadline_s.get()
+    return math.inf if deadline_s is None else deadline_s - time.monotonic()
 
 
 def _refuse(time_left_s: float) -> None:

@@ -103,8 +103,6 @@ class Violation:
     """Path in the request, e.g. ``amounts[0].units``."""
     rule: str
     """The rule it breaks, as a sentence fragment: ``must be at least 1``."""
-    supported: bool = True
-    """False when the value is legal in this API but this version does not support it yet."""
 
 
 VIOLATIONS_TOLD_MAX: Final = 5
@@ -116,10 +114,10 @@ class InvalidRequestError(DrawdownError):
 
     def __init__(self, violations: list[Violation]) -> None:
         first = violations[0]
-        reason = ErrorReason.INVALID_FIELD if any(v.supported for v in violations) else ErrorReason.NOT_SUPPORTED
         told = "; ".join(f"{v.field} {v.rule}" for v in violations[:VIOLATIONS_TOLD_MAX])
         more = len(violations) - VIOLATIONS_TOLD_MAX
-        super().__init__(reason, f"{told}; and {more} more" if more > 0 else told, field=first.field)
+        message = f"{told}; and {more} more" if more > 0 else told
+        super().__init__(ErrorReason.INVALID_FIELD, message, field=first.field)
         self.violations = violations
 
 

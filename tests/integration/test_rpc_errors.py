@@ -96,7 +96,7 @@ async def test_every_reason_arrives_with_its_code(reason: ErrorReason) -> None:
 
 
 async def test_violations_arrive_in_order_and_a_store_that_is_down_says_when_to_retry() -> None:
-    violations = [Violation("b", "must be x"), Violation("a[0].c", "must be y", supported=False)]
+    violations = [Violation("b", "must be x"), Violation("a[0].c", "must be y")]
     async with serving(BrokenAssets(InvalidRequestError(violations))) as rpc:
         failure = await rpc.failure(asset_pb.GetAssetRequest(asset="USD"))
     assert (failure.fields, failure.metadata) == (("b", "a[0].c"), {"field": "b"})

@@ -161,6 +161,25 @@ def test_commit(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
     assert {tuple(a.units for a in call.request.amounts) for call in fake.calls("Commit")} == {(200_000,)}
 
 
+def test_commit_charge_and_refund_wait_for_the_ledger(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
+    commit = committed({"USD": 500_000}, {"USD": 200_000})
+    charge = authorization_service_pb2.ChargeResponse(decision="DECISION_APPROVED", hold=commit.hold)
+    refund = authorization_service_pb2.RefundResponse(hold=commit.hold)
+    for rpc, answer, words in (
+        ("Commit", commit, ["commit", "demo", "req_1", "0.20 USD"]),
+        ("Charge", charge, ["charge", "demo", "0.20 USD"]),
+        ("Refund", refund, ["refund", "demo", "req_1", "0.20 USD"]),
+    ):
+        fake.answer(rpc, answer)
+        assert "in ledger" not in run(*words).out
+        assert re.search(r"^in ledger +not within 2s$", run(*words, "--wait", "2s").out, re.MULTILINE)
+        assert fake.calls(rpc)[1].request.wait_for_ledger.seconds == 2
+        answer.in_ledger = True
+        fake.answer(rpc, answer)
+        assert re.search(r"^in ledger +yes$", run(*words, "--wait", "2s").out, re.MULTILINE)
+        assert run(*words, "--wait", "2s", "--json").json["in_ledger"] is True
+
+
 def test_release(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
     fake.answer("Release", released())
     assert re.search(r"^state +RELEASED$", run("release", "demo", "req_1", "--reason", "late").out, re.MULTILINE)

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 import drawdown
+from drawdown._channel import Settings
 from drawdown.v1 import (
     asset_service_pb2,
     authorization_service_pb2,
@@ -118,6 +119,35 @@ async def test_commit_and_release(fake: FakeDrawdown, call: Caller) -> None:
     answer = await call("release", wallet_id="demo", hold_id="req_1", reason="cancelled")
     assert answer.hold.state is drawdown.HoldState.RELEASED
     assert fake.calls("Release")[0].request.reason == "cancelled"
+
+
+async def test_commit_charge_and_refund_can_wait_for_the_ledger(fake: FakeDrawdown, call: Caller) -> None:
+    commit = committed({"USD": 500}, {"USD": 200})
+    commit.in_ledger = True
+    fake.answer("Commit", commit)
+    charge = authorization_service_pb2.ChargeResponse(decision="DECISION_APPROVED", hold=commit.hold, in_ledger=True)
+    fake.answer("Charge", charge)
+    fake.answer("Refund", authorization_service_pb2.RefundResponse(hold=commit.hold, in_ledger=True))
+    requests: dict[str, dict[str, object]] = {
+        "Commit": {"hold_id": "req_1"},
+        "Charge": {"charge_id": "c1"},
+        "Refund": {"hold_id": "req_1", "refund_id": "r1"},
+    }
+    for rpc, ids in requests.items():
+        arguments = {"wallet_id": "demo", "amounts": {"USD": 200}} | ids
+        assert (await call(rpc.lower(), **arguments, wait_for_ledger_s=1.5)).in_ledger
+        assert (await call(rpc.lower(), **arguments)).in_ledger
+        waits, at_once = (arrived.request for arrived in fake.calls(rpc))
+        assert (waits.wait_for_ledger.seconds, waits.wait_for_ledger.nanos) == (1, 500_000_000)
+        assert not at_once.HasField("wait_for_ledger")
+
+
+def test_the_default_deadline_begins_after_the_wait_for_the_ledger() -> None:
+    settings = Settings.of("host:1", 2, None, ())
+    assert settings.timeout(settings.timeout_waiting(drawdown.USE_CLIENT_DEFAULT, 5)) == 7
+    assert settings.timeout(settings.timeout_waiting(drawdown.USE_CLIENT_DEFAULT, None)) == 2
+    assert settings.timeout(settings.timeout_waiting(drawdown.USE_CLIENT_DEFAULT, -5)) == 2
+    assert settings.timeout(settings.timeout_waiting(3, 5)) == 3
 
 
 async def test_grants_carry_times_in_utc(fake: FakeDrawdown, call: Caller) -> None:

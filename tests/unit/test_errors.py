@@ -112,13 +112,6 @@ def test_a_bad_request_lists_every_violation_in_order() -> None:
     assert status_of(error).message == "b must be x; a[0] must be y"
 
 
-def test_what_is_merely_not_available_yet_has_its_own_reason_unless_something_is_wrong_too() -> None:
-    later = Violation("alternatives", "is not available yet", supported=False)
-    wrong = Violation("hold_id", "is required")
-    assert InvalidRequestError([later]).reason is ErrorReason.NOT_SUPPORTED
-    assert InvalidRequestError([later, wrong]).reason is ErrorReason.INVALID_FIELD
-
-
 def test_a_store_that_is_down_says_which_and_when_to_try_again() -> None:
     found = details(StoreUnavailableError("valkey"))
     assert isinstance(found["RetryInfo"], error_details_pb2.RetryInfo)

@@ -169,10 +169,19 @@ def test_enums() -> None:
         assert fields(checks) == expected
 
 
-def test_nothing_wrong_is_no_error_and_unsupported_is_its_own_reason() -> None:
+def test_nothing_wrong_is_no_error() -> None:
     checks = Checks()
     checks.finish()
-    checks.unsupported("x", "is not available yet")
+    checks.fail("x", "must be y")
     with pytest.raises(InvalidRequestError) as caught:
         checks.finish()
-    assert caught.value.reason is ErrorReason.NOT_SUPPORTED
+    assert caught.value.reason is ErrorReason.INVALID_FIELD
+
+
+@pytest.mark.parametrize(("seconds", "nanos", "is_good"), [
+    (0, 1, True), (30, 0, True), (0, 0, False), (-1, 0, False), (30, 1, False), (0, -1, False), (2**40, 0, False),
+])  # fmt: skip
+def test_a_wait_is_more_than_nothing_and_at_most_30_s(seconds: int, nanos: int, is_good: bool) -> None:
+    checks = Checks()
+    checks.wait("w", Duration(seconds=seconds, nanos=nanos))
+    assert fields(checks) == ([] if is_good else ["w"])

@@ -12,7 +12,9 @@ from drawdown.cli.values import (
     LabelsOption,
     Overage,
     SubjectsOption,
+    WaitOption,
     parse_amounts,
+    parse_duration,
     parse_labels,
     parse_token,
 )
@@ -44,6 +46,7 @@ def commit(
             help="The hold's token, as `authorize --json` has it: charges it even if the store lost the hold.",
         ),
     ] = None,
+    wait: WaitOption = None,
 ) -> None:
     """Debits what was really used, in total under this hold, and gives the rest back."""
     result = session.client.commit(
@@ -52,6 +55,7 @@ def commit(
         amounts=parse_amounts(amounts, session.scale),
         final=not progress,
         hold_token=b"" if hold_token is None else parse_token(hold_token),
+        wait_for_ledger_s=None if wait is None else parse_duration(wait),
     )
     out = session.out
     if out.as_json:
@@ -66,10 +70,16 @@ def commit(
             **({"still held": out.amounts(held)} if held else {"released": out.amounts(result.released)}),
             "uncollected": out.amounts(result.uncollected),
             "sequence": str(result.wallet_sequence),
+            **in_ledger(wait, is_there=result.in_ledger),
         }
     )
     out.line()
     out.balances(result.balances.values())
+
+
+def in_ledger(wait: str | None, *, is_there: bool) -> dict[str, str]:
+    """Whether the ledger has it, for those who wanted to wait for that."""
+    return {} if wait is None else {"in ledger": "yes" if is_there else f"not within {wait}"}
 
 
 def release(
@@ -101,6 +111,7 @@ def charge(
         ),
     ] = None,
     label: LabelsOption = None,
+    wait: WaitOption = None,
 ) -> None:
     """Debits at once, without a hold before. Exit code 3 when denied. Give --id to be able to repeat it safely."""
     answer = session.client.charge(
@@ -110,6 +121,7 @@ def charge(
         subjects=subject or (),
         overage_policy=OVERAGE_POLICIES[overage],
         labels=parse_labels(label),
+        wait_for_ledger_s=None if wait is None else parse_duration(wait),
     )
     out = session.out
     if out.as_json:
@@ -123,6 +135,7 @@ def charge(
                 "debited": out.amounts(answer.debited),
                 "uncollected": out.amounts(answer.uncollected),
                 "sequence": str(answer.wallet_sequence),
+                **in_ledger(wait, is_there=answer.in_ledger),
             }
         )
         out.line()
@@ -142,6 +155,7 @@ def refund(
     refund_id: Annotated[
         str | None, typer.Option("--id", help="Your id of the refund: one id is one refund. [default: a random one]")
     ] = None,
+    wait: WaitOption = None,
 ) -> None:
     """Gives debited units back to the grants that paid. Give --id to be able to repeat it safely."""
     refunded = parse_amounts(amounts, session.scale)
@@ -150,6 +164,7 @@ def refund(
         hold_id=hold_id,
         refund_id=session.id_or_new("--id", refund_id),
         amounts=refunded,
+        wait_for_ledger_s=None if wait is None else parse_duration(wait),
     )
     out = session.out
     if out.as_json:
@@ -162,6 +177,7 @@ def refund(
             "refunded": out.amounts(refunded) + (" (before)" if result.replayed else ""),
             "in total": out.amounts(total),
             "sequence": str(result.wallet_sequence),
+            **in_ledger(wait, is_there=result.in_ledger),
         }
     )
     out.line()

@@ -27,6 +27,11 @@ SubjectsOption = Annotated[
     list[str] | None, typer.Option("--subject", help="What caps apply to, e.g. key:sk_1; may be repeated.")
 ]
 
+WaitOption = Annotated[
+    str | None,
+    typer.Option("--wait", metavar="TIME", help="Wait so long until the ledger has it: 2s. [default: answer at once]"),
+]
+
 
 class Overage(StrEnum):
     """The overage policies as people type them."""

@@ -109,21 +109,23 @@ class AuthorizeResponse(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., denial: _Optional[_Union[Denial, _Mapping]] = ..., hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., replayed: bool = ..., alternative_index: _Optional[int] = ..., observed_caps: _Optional[_Iterable[_Union[_types_pb2.CapStatus, _Mapping]]] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
-    __slots__ = ("wallet_id", "hold_id", "amounts", "final", "hold_token")
+    __slots__ = ("wallet_id", "hold_id", "amounts", "final", "hold_token", "wait_for_ledger")
     WALLET_ID_FIELD_NUMBER: _ClassVar[int]
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]
     AMOUNTS_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
     HOLD_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_LEDGER_FIELD_NUMBER: _ClassVar[int]
     wallet_id: str
     hold_id: str
     amounts: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
     final: bool
     hold_token: bytes
-    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., final: bool = ..., hold_token: _Optional[bytes] = ...) -> None: ...
+    wait_for_ledger: _duration_pb2.Duration
+    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., final: bool = ..., hold_token: _Optional[bytes] = ..., wait_for_ledger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CommitResponse(_message.Message):
-    __slots__ = ("hold", "debited", "released", "uncollected", "balances", "wallet_sequence", "late", "replayed")
+    __slots__ = ("hold", "debited", "released", "uncollected", "balances", "wallet_sequence", "late", "replayed", "in_ledger")
     HOLD_FIELD_NUMBER: _ClassVar[int]
     DEBITED_FIELD_NUMBER: _ClassVar[int]
     RELEASED_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +134,7 @@ class CommitResponse(_message.Message):
     WALLET_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    IN_LEDGER_FIELD_NUMBER: _ClassVar[int]
     hold: _types_pb2.Hold
     debited: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
     released: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
@@ -140,7 +143,8 @@ class CommitResponse(_message.Message):
     wallet_sequence: int
     late: bool
     replayed: bool
-    def __init__(self, hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., debited: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., released: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., uncollected: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., wallet_sequence: _Optional[int] = ..., late: bool = ..., replayed: bool = ...) -> None: ...
+    in_ledger: bool
+    def __init__(self, hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., debited: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., released: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., uncollected: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., wallet_sequence: _Optional[int] = ..., late: bool = ..., replayed: bool = ..., in_ledger: bool = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("wallet_id", "hold_id", "reason")
@@ -189,7 +193,7 @@ class ExtendResponse(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., denial: _Optional[_Union[Denial, _Mapping]] = ..., hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., observed_caps: _Optional[_Iterable[_Union[_types_pb2.CapStatus, _Mapping]]] = ...) -> None: ...
 
 class ChargeRequest(_message.Message):
-    __slots__ = ("wallet_id", "charge_id", "amounts", "subjects", "overage_policy", "labels")
+    __slots__ = ("wallet_id", "charge_id", "amounts", "subjects", "overage_policy", "labels", "wait_for_ledger")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -203,16 +207,18 @@ class ChargeRequest(_message.Message):
     SUBJECTS_FIELD_NUMBER: _ClassVar[int]
     OVERAGE_POLICY_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_LEDGER_FIELD_NUMBER: _ClassVar[int]
     wallet_id: str
     charge_id: str
     amounts: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
     subjects: _containers.RepeatedScalarFieldContainer[str]
     overage_policy: _types_pb2.OveragePolicy
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, wallet_id: _Optional[str] = ..., charge_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., subjects: _Optional[_Iterable[str]] = ..., overage_policy: _Optional[_Union[_types_pb2.OveragePolicy, str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    wait_for_ledger: _duration_pb2.Duration
+    def __init__(self, wallet_id: _Optional[str] = ..., charge_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., subjects: _Optional[_Iterable[str]] = ..., overage_policy: _Optional[_Union[_types_pb2.OveragePolicy, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., wait_for_ledger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ChargeResponse(_message.Message):
-    __slots__ = ("decision", "denial", "hold", "debited", "uncollected", "balances", "wallet_sequence", "replayed", "observed_caps")
+    __slots__ = ("decision", "denial", "hold", "debited", "uncollected", "balances", "wallet_sequence", "replayed", "observed_caps", "in_ledger")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     DENIAL_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +228,7 @@ class ChargeResponse(_message.Message):
     WALLET_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_CAPS_FIELD_NUMBER: _ClassVar[int]
+    IN_LEDGER_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     denial: Denial
     hold: _types_pb2.Hold
@@ -231,31 +238,36 @@ class ChargeResponse(_message.Message):
     wallet_sequence: int
     replayed: bool
     observed_caps: _containers.RepeatedCompositeFieldContainer[_types_pb2.CapStatus]
-    def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., denial: _Optional[_Union[Denial, _Mapping]] = ..., hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., debited: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., uncollected: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., wallet_sequence: _Optional[int] = ..., replayed: bool = ..., observed_caps: _Optional[_Iterable[_Union[_types_pb2.CapStatus, _Mapping]]] = ...) -> None: ...
+    in_ledger: bool
+    def __init__(self, decision: _Optional[_Union[Decision, str]] = ..., denial: _Optional[_Union[Denial, _Mapping]] = ..., hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., debited: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., uncollected: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., wallet_sequence: _Optional[int] = ..., replayed: bool = ..., observed_caps: _Optional[_Iterable[_Union[_types_pb2.CapStatus, _Mapping]]] = ..., in_ledger: bool = ...) -> None: ...
 
 class RefundRequest(_message.Message):
-    __slots__ = ("wallet_id", "hold_id", "refund_id", "amounts")
+    __slots__ = ("wallet_id", "hold_id", "refund_id", "amounts", "wait_for_ledger")
     WALLET_ID_FIELD_NUMBER: _ClassVar[int]
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]
     REFUND_ID_FIELD_NUMBER: _ClassVar[int]
     AMOUNTS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FOR_LEDGER_FIELD_NUMBER: _ClassVar[int]
     wallet_id: str
     hold_id: str
     refund_id: str
     amounts: _containers.RepeatedCompositeFieldContainer[_types_pb2.Amount]
-    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., refund_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ...) -> None: ...
+    wait_for_ledger: _duration_pb2.Duration
+    def __init__(self, wallet_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., refund_id: _Optional[str] = ..., amounts: _Optional[_Iterable[_Union[_types_pb2.Amount, _Mapping]]] = ..., wait_for_ledger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class RefundResponse(_message.Message):
-    __slots__ = ("hold", "balances", "wallet_sequence", "replayed")
+    __slots__ = ("hold", "balances", "wallet_sequence", "replayed", "in_ledger")
     HOLD_FIELD_NUMBER: _ClassVar[int]
     BALANCES_FIELD_NUMBER: _ClassVar[int]
     WALLET_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    IN_LEDGER_FIELD_NUMBER: _ClassVar[int]
     hold: _types_pb2.Hold
     balances: _containers.RepeatedCompositeFieldContainer[_types_pb2.Balance]
     wallet_sequence: int
     replayed: bool
-    def __init__(self, hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., wallet_sequence: _Optional[int] = ..., replayed: bool = ...) -> None: ...
+    in_ledger: bool
+    def __init__(self, hold: _Optional[_Union[_types_pb2.Hold, _Mapping]] = ..., balances: _Optional[_Iterable[_Union[_types_pb2.Balance, _Mapping]]] = ..., wallet_sequence: _Optional[int] = ..., replayed: bool = ..., in_ledger: bool = ...) -> None: ...
 
 class ForceReleaseRequest(_message.Message):
     __slots__ = ("wallet_id", "hold_id", "reason")

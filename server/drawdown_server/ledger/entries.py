@@ -28,7 +28,11 @@ from drawdown_server.ledger.rows import (
 from drawdown_server.ledger.snapshot import read_snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import asyncpg
+
+    from drawdown_server.ledger.confirming import HoldEvent
 
 
 def _only_part(amount: SettledHoldAmount) -> RecordedPart:
@@ -68,6 +72,18 @@ class EntryStore(Database):
         """The same as ``refund.lua`` takes a hold that Valkey has forgotten."""
         row = await self.get_settled_hold(tenant_id, wallet_id, hold_id)
         return None if row is None else to_recorded(row)
+
+    async def find_events(self, events: Sequence[HoldEvent]) -> list[bool | None]:
+        """Whether each event is recorded; None while it may still be."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                QUERIES["hold_events_find"],
+                [event.tenant_id for event in events],
+                [event.wallet_id for event in events],
+                [event.hold_id for event in events],
+                [event.wallet_sequence for event in events],
+            )
+        return [True if row["recorded"] else False if row["passed"] else None for row in rows]
 
     async def event_epoch(self, tenant_id: str, wallet_id: str, wallet_sequence: int) -> int | None:
         """The epoch in which an event was made; None for one without lines."""

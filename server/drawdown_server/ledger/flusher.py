@@ -77,6 +77,7 @@ class Flusher:
         lease_ttl_ms: How long a flusher that went silent keeps its partitions.
         metrics: Where batches and dead letters are counted; None: nobody reads them.
         run_id: Of the Valkey that this process has claimed; "" = not known.
+        on_recorded: Called after each transaction.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Flusher:
         lease_ttl_ms: int,
         metrics: Metrics | None = None,
         run_id: Callable[[], str] = str,
+        on_recorded: Callable[[], None] = lambda: None,
     ) -> None:
         self._metrics = metrics or Metrics()
         self._metrics.follow_flusher(self)
@@ -101,6 +103,7 @@ class Flusher:
         self._block_ms = block_ms
         self._linger_ms = linger_ms
         self._lease_ttl_ms = lease_ttl_ms
+        self._on_recorded = on_recorded
         self._run_id = run_id
         self._leases: dict[int, LeaseRow] = {}
         self._positions: dict[int, str] = {}
@@ -345,6 +348,7 @@ class Flusher:
         self.batches_total += 1
         self.last_batch_size = len(events)
         self._metrics.batch_recorded(len(events), len(dead))
+        self._on_recorded()
         await self._notify()
 
     def _moves(self, events: Sequence[OutboxEvent]) -> list[Move]:

@@ -10,6 +10,7 @@ import structlog
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import authorization_service_pb2_grpc as pb_grpc
 from drawdown.v1 import types_pb2
+from drawdown_server import deadline
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.fingerprint import refund_digest
 from drawdown_server.holds.labels import labels_text
@@ -27,6 +28,7 @@ from drawdown_server.holds.messages import (
 from drawdown_server.holds.model import HoldState, OveragePolicy
 from drawdown_server.holds.refusals import HoldUnknownError, hold_committed
 from drawdown_server.identity.caller import current_tenant
+from drawdown_server.ledger.confirming import HoldEvent
 from drawdown_server.rpc import convert
 from drawdown_server.rpc.hold_answers import (
     authorize_response,
@@ -56,14 +58,18 @@ if TYPE_CHECKING:
     import grpc
 
     from drawdown_server.holds.messages import AuthorizeReply
+    from drawdown_server.holds.model import Hold
     from drawdown_server.holds.store import HoldStore
     from drawdown_server.holds.token import TokenKeys
+    from drawdown_server.ledger.confirming import Confirmations
     from drawdown_server.ledger.rows import AssetRow
     from drawdown_server.ledger.store import LedgerStore
     from drawdown_server.wallets.assets import AssetRegistry
 
 log = structlog.get_logger(__name__)
 
+ANSWER_S: Final = 0.05
+"""Kept of a call's deadline for its answer to arrive."""
 UNKNOWN_ASSET_POLICY: Final = OveragePolicy.REJECT
 """For an asset that does not exist: nothing is held of it, so nothing can be more."""
 
@@ -85,13 +91,20 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
     """
 
     def __init__(
-        self, holds: HoldStore, ledger: LedgerStore, assets: AssetRegistry, limits: HoldLimits, tokens: TokenKeys
+        self,
+        holds: HoldStore,
+        ledger: LedgerStore,
+        assets: AssetRegistry,
+        limits: HoldLimits,
+        tokens: TokenKeys,
+        confirmations: Confirmations,
     ) -> None:
         self._holds = holds
         self._ledger = ledger
         self._assets = assets
         self._limits = limits
         self._tokens = tokens
+        self._confirmations = confirmations
         self._lost = LostHolds(holds, ledger, tombstone_ms=limits.tombstone_ms)
 
     async def Authorize(  # noqa: N802  # gRPC's name
@@ -164,7 +177,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
                 outbox_backlog_limit=self._limits.outbox_backlog_limit,
             )
         )
-        return charge_response(request.wallet_id, reply)
+        return charge_response(request.wallet_id, reply, in_ledger=await self._in_ledger(request, reply.hold))
 
     async def Commit(  # noqa: N802
         self, request: pb.CommitRequest, context: grpc.aio.ServicerContext[pb.CommitRequest, pb.CommitResponse]
@@ -184,7 +197,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
             reply = await self._holds.commit(command)
         except HoldUnknownError as unknown:
             reply = await self._lost.commit(command, token, unknown)
-        return commit_response(request.wallet_id, reply)
+        return commit_response(request.wallet_id, reply, in_ledger=await self._in_ledger(request, reply.hold))
 
     async def Release(  # noqa: N802
         self, request: pb.ReleaseRequest, context: grpc.aio.ServicerContext[pb.ReleaseRequest, pb.ReleaseResponse]
@@ -262,6 +275,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
             balances=convert.balances(reply.balances),
             wallet_sequence=reply.hold.wallet_sequence,
             replayed=reply.replayed,
+            in_ledger=await self._in_ledger(request, reply.hold),
         )
 
     async def GetHold(  # noqa: N802
@@ -325,6 +339,19 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
                 )
             )
         return found
+
+    async def _in_ledger(
+        self, request: pb.CommitRequest | pb.ChargeRequest | pb.RefundRequest, hold: Hold | None
+    ) -> bool:
+        """Whether the ledger has the last event of the hold, if the caller wants to wait for it.
+
+        What was done is done: the answer must not come too late to be heard.
+        """
+        if hold is None or hold.wallet_sequence == 0 or not request.HasField("wait_for_ledger"):
+            return False
+        event = HoldEvent(current_tenant(), request.wallet_id, hold.hold_id, hold.wallet_sequence)
+        wait_s = request.wait_for_ledger.seconds + request.wait_for_ledger.nanos / 1e9
+        return await self._confirmations.confirmed(event, min(wait_s, deadline.left_s() - ANSWER_S))
 
     def _token(self, command: AuthorizeRequest | ExtendRequest, reply: AuthorizeReply) -> bytes:
         """The token of the hold that a script has just answered, in the epoch in which it ran."""

@@ -59,7 +59,7 @@ def extend_response(wallet_id: str, reply: AuthorizeReply, hold: Hold, hold_toke
     )
 
 
-def charge_response(wallet_id: str, reply: AuthorizeReply) -> pb.ChargeResponse:
+def charge_response(wallet_id: str, reply: AuthorizeReply, *, in_ledger: bool) -> pb.ChargeResponse:
     """The answer of Charge."""
     hold = reply.hold
     if hold is None:
@@ -78,10 +78,11 @@ def charge_response(wallet_id: str, reply: AuthorizeReply) -> pb.ChargeResponse:
         wallet_sequence=hold.wallet_sequence,
         replayed=reply.replayed,
         observed_caps=[convert.cap_status(cap) for cap in reply.observed],
+        in_ledger=in_ledger,
     )
 
 
-def commit_response(wallet_id: str, reply: SettleReply) -> pb.CommitResponse:
+def commit_response(wallet_id: str, reply: SettleReply, *, in_ledger: bool) -> pb.CommitResponse:
     """The answer of Commit."""
     hold = reply.hold
     assert hold is not None  # noqa: S101  # commit.lua: OK carries the hold
@@ -94,6 +95,7 @@ def commit_response(wallet_id: str, reply: SettleReply) -> pb.CommitResponse:
         wallet_sequence=hold.wallet_sequence,
         late=hold.late,
         replayed=reply.replayed,
+        in_ledger=in_ledger,
     )
 
 

@@ -49,8 +49,14 @@ def check_commit(request: pb.CommitRequest, tenant_id: str, keys: TokenKeys) -> 
     checks = check_hold_name(request)
     checks.amounts("amounts", request.amounts, least=0)
     token = _read_token(checks, request, tenant_id, keys) if request.hold_token else None
+    _check_wait(checks, request)
     checks.finish()
     return token
+
+
+def _check_wait(checks: Checks, request: pb.CommitRequest | pb.ChargeRequest | pb.RefundRequest) -> None:
+    if request.HasField("wait_for_ledger"):
+        checks.wait("wait_for_ledger", request.wait_for_ledger)
 
 
 def _read_token(checks: Checks, request: pb.CommitRequest, tenant_id: str, keys: TokenKeys) -> Token | None:
@@ -97,6 +103,7 @@ def check_charge(request: pb.ChargeRequest) -> None:
     checks.unique_ids("subjects", request.subjects, most=SUBJECTS_MAX)
     checks.enum("overage_policy", request.overage_policy, types_pb2.OveragePolicy.values())
     checks.labels("labels", request.labels)
+    _check_wait(checks, request)
     checks.finish()
 
 
@@ -109,6 +116,7 @@ def check_refund(request: pb.RefundRequest) -> None:
     checks = check_hold_name(request)
     checks.id("refund_id", request.refund_id)
     checks.amounts("amounts", request.amounts, least=1)
+    _check_wait(checks, request)
     checks.finish()
 
 

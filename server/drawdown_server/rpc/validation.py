@@ -32,6 +32,8 @@ TEXT_CHARS_MAX: Final = 256
 TTL_MIN_MS: Final = 1_000
 TTL_MAX_MS: Final = 86_400_000
 """24 h: a hold locks money, so nobody may forget one for longer."""
+WAIT_MAX_MS: Final = 30_000
+"""30 s: whoever waits occupies a call. Postgres being away for longer is nothing that waiting mends."""
 SCALE_MAX: Final = 12
 """10^-12: one whole is then 10^12 units, which leaves a balance of 9007 wholes."""
 PRIORITY_MAX: Final = 100
@@ -64,10 +66,6 @@ class Checks:
     def fail(self, field: str, rule: str) -> None:
         """Note a violation."""
         self._violations.append(Violation(field, rule))
-
-    def unsupported(self, field: str, rule: str) -> None:
-        """Note something legal that this version cannot do yet."""
-        self._violations.append(Violation(field, rule, supported=False))
 
     def finish(self) -> None:
         """Raise InvalidRequestError with everything noted, if anything was."""
@@ -148,6 +146,11 @@ class Checks:
         if not TTL_MIN_MS <= ttl_ms <= TTL_MAX_MS:
             self.fail(field, "must be 1 s .. 24 h")
         return ttl_ms
+
+    def wait(self, field: str, wait: Duration) -> None:
+        """How long to wait for something."""
+        if not 0 < wait.seconds * _NANOS + wait.nanos <= WAIT_MAX_MS * 1_000_000:
+            self.fail(field, "must be more than 0 s and at most 30 s")
 
     def time(self, field: str, time: Timestamp) -> int:
         """A time in milliseconds since the Unix epoch."""

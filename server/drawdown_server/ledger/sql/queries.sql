@@ -270,6 +270,22 @@ SELECT tenant_id, wallet_id, hold_id, final, wallet_sequence, amounts, refunds, 
 FROM settled_holds WHERE tenant_id = $1 AND wallet_id = $2 AND hold_id = $3
 ORDER BY create_time DESC LIMIT 1
 
+-- hold_events_find --
+-- Whether events of holds are recorded, and whether their wallets are past them: then they are now or never.
+SELECT coalesce(w.sequence >= e.wallet_sequence, false) AS passed,
+    EXISTS (
+        SELECT 1 FROM settled_holds s
+        WHERE s.tenant_id = e.tenant_id AND s.wallet_id = e.wallet_id AND s.hold_id = e.hold_id
+            AND s.first_sequence = e.wallet_sequence)
+    OR EXISTS (
+        SELECT 1 FROM hold_events h
+        WHERE h.tenant_id = e.tenant_id AND h.wallet_id = e.wallet_id AND h.hold_id = e.hold_id
+            AND h.wallet_sequence = e.wallet_sequence) AS recorded
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY
+    AS e (tenant_id, wallet_id, hold_id, wallet_sequence, place)
+LEFT JOIN wallets w ON w.tenant_id = e.tenant_id AND w.wallet_id = e.wallet_id
+ORDER BY e.place
+
 -- event_epoch --
 SELECT epoch FROM entries WHERE tenant_id = $1 AND wallet_id = $2 AND wallet_sequence = $3 LIMIT 1
 
