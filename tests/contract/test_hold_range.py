@@ -73,6 +73,20 @@ async def test_a_refund_for_which_there_is_no_room_is_refused_until_there_is(sta
     assert await wallet.available("USD") == UNITS_MAX
 
 
+@pytest.mark.parametrize("effective_ms", [0, CREATE_MS], ids=["at once", "since then"])
+async def test_a_grant_that_waits_for_room_is_seen_and_comes_when_there_is(stage: Stage, effective_ms: int) -> None:
+    """Postgres had recorded it before it knew of the refund that took its room."""
+    wallet = await stage.wallet(USD=UNITS_MAX)
+    await wallet.hold("h1", USD=10)
+    await wallet.grant("USD", 7, effective_ms=effective_ms)
+    (waiting,) = (await wallet.balance("USD")).scheduled
+    assert (waiting.free, waiting.effective_ms) == (7, effective_ms)
+    await wallet.commit("h1", USD=10)
+    await wallet.sweep()
+    assert (7, 0) in (await wallet.grants("USD")).values()
+    assert await wallet.available("USD") == UNITS_MAX - 3
+
+
 async def test_a_refund_leaves_room_for_what_may_be_owed(stage: Stage) -> None:
     wallet = await stage.wallet(USD=5)
     await wallet.hold("h1", USD=5)
@@ -107,18 +121,6 @@ async def test_debt_is_never_deeper_than_the_range(stage: Stage) -> None:
     with pytest.raises(DrawdownError, match="would exceed"):
         await wallet.store.charge(charge)
     assert await wallet.at_rest() == at_rest
-    await wallet.commit("h2", USD=10)
-    assert (await wallet.balance("USD")).debt == UNITS_MAX
-
-
-async def test_overdraft_that_is_held_is_debt_to_come(stage: Stage) -> None:
-    wallet = await stage.wallet(USD=5)
-    await wallet.authorize("h1", overage_policy=FULL, USD=5)
-    await wallet.apply(Change(wallet.change_number + 1, "OVERDRAFT", asset="USD", limit=10))
-    await wallet.hold("h2", USD=10)  # all of it on the overdraft
-    with pytest.raises(DrawdownError, match="would exceed"):
-        await wallet.commit("h1", USD=UNITS_MAX - 4)
-    await wallet.commit("h1", USD=UNITS_MAX - 5)
     await wallet.commit("h2", USD=10)
     assert (await wallet.balance("USD")).debt == UNITS_MAX
 

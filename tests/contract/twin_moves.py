@@ -103,10 +103,6 @@ class Player:
     def units(self, most: int = 20) -> int:
         return self.random.randint(1, most) * self.scale
 
-    def is_whole(self, percent: int) -> bool:
-        """Whether the whole range is asked for at once: only in runs near the end of it."""
-        return self.scale == SCALES[-1] and self.chance(percent)
-
     def available(self, asset: str) -> int:
         return self.world.wallet.available(asset) if self.world.wallet else 0
 
@@ -160,11 +156,8 @@ class Player:
     def amount(self, asset: str) -> AmountRequest:
         available = max(1, self.available(asset))
         units = self.units() if self.chance(75) else self.pick((available, min(available + 1, UNITS_MAX)))
-        if self.is_whole(15):
-            units = UNITS_MAX
         min_units = self.pick((1, units, max(1, units // 2))) if self.chance(25) else 0
-        policy = OveragePolicy.CHARGE_FULL if self.is_whole(50) else self.pick(list(OveragePolicy))
-        return AmountRequest(asset, units, min_units, policy)
+        return AmountRequest(asset, units, min_units, self.pick(list(OveragePolicy)))
 
     def way(self) -> list[AmountRequest]:
         way = [self.amount(asset) for asset in self.assets()]
@@ -206,7 +199,7 @@ class Player:
 
     def total(self, amount: HoldAmount) -> int:
         """A total as the API lets it pass."""
-        return UNITS_MAX if self.is_whole(60) else min(self.any_total(amount), UNITS_MAX)
+        return min(self.any_total(amount), UNITS_MAX)
 
     def any_total(self, amount: HoldAmount) -> int:
         """A total near one of the numbers that matter."""
@@ -317,7 +310,7 @@ class Player:
         for amount in hold.amounts if hold else []:
             if amount.refundable and not self.chance(20):
                 units = self.pick((1, amount.refundable, amount.refundable, -(-amount.refundable // 2)))
-                amounts.append(TotalUsed(amount.asset, min(units + (1 if self.chance(5) else 0), UNITS_MAX)))
+                amounts.append(TotalUsed(amount.asset, units + (1 if self.chance(5) else 0)))
         self.random.shuffle(amounts)
         if self.chance(4):
             amounts.append(TotalUsed("GHOST", 1))
@@ -351,7 +344,7 @@ class Player:
             units=self.units(60),
             priority=self.pick((10, 50, 50)),
             source=self.pick((GrantSource.PROMOTION, GrantSource.PURCHASE, GrantSource.TOP_UP)),
-            effective_ms=now_ms + self.pick((0, 0, 0, 1, 1_000, MINUTE_MS)),
+            effective_ms=self.pick((0, now_ms, now_ms, now_ms + 1, now_ms + 1_000, now_ms + MINUTE_MS)),
             expire_ms=self.end_ms(),
             create_ms=now_ms - self.pick((0, 0, 1)),
             labels=self.pick(("", '{"order":"7"}')),

@@ -176,6 +176,7 @@ class Wallet:
         source: GrantSource = GrantSource.PURCHASE,
         expire_ms: int = 0,
         create_ms: int = CREATE_MS,
+        effective_ms: int | None = None,
         labels: str = "",
     ) -> ApplyReply:
         number = number or self.change_number + 1
@@ -185,7 +186,7 @@ class Wallet:
             units=units,
             priority=priority,
             source=source,
-            effective_ms=create_ms,
+            effective_ms=create_ms if effective_ms is None else effective_ms,
             expire_ms=expire_ms,
             create_ms=create_ms,
             labels=labels,

@@ -204,10 +204,8 @@ class WalletHead(msgspec.Struct, array_like=True, frozen=True):
     due_ms: int
     loaded_ms: int
     has_caps: bool
-    appended_ms: int
+    appended_ms: int = 0
     """When its last event was appended; 0 = none since it was loaded."""
-    format: int
-    """Of everything that is kept of the wallet. Scripts of another format refuse it."""
 
     @property
     def changed_ms(self) -> int:

@@ -11,7 +11,8 @@ import structlog
 
 from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds import keys
-from drawdown_server.holds.model import WalletState
+from drawdown_server.holds.model import UNITS_MAX, WalletState
+from drawdown_server.holds.refusals import balance_out_of_range
 
 if TYPE_CHECKING:
     from drawdown_server.holds.messages import GrantChange
@@ -159,6 +160,11 @@ class WalletAdmin:
         Raises:
             DrawdownError: WALLET_NOT_FOUND, WALLET_CLOSED, ASSET_NOT_FOUND, BALANCE_OUT_OF_RANGE.
         """
+        # The ledger checks this too, against what it has recorded; a refund that it has not yet takes room as well.
+        self._loader.forget_unknown(tenant_id, wallet_id)
+        live = (await self._holds.read(tenant_id, wallet_id, assets=[asset])).balances[0]
+        if limit_units > live.overdraft_limit and live.settled + limit_units > UNITS_MAX:
+            raise balance_out_of_range(asset)
         _, changed = await self._ledger.set_overdraft_limit(tenant_id, wallet_id, asset, limit_units, reason)
         balance = await self._live_balance(tenant_id, wallet_id, asset)
         if changed:
