@@ -111,6 +111,7 @@ SHAPES = (
     Shape("the same, all grants pay", grants=(10, 10), caps=(3, 3), all_pay=True),
     Shape("100 grants", grants=(100,)),
     Shape("1,000 grants", grants=(1000,)),
+    Shape("1,000 grants, all pay", grants=(1000,), all_pay=True),
 )
 
 

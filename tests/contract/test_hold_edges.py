@@ -23,7 +23,7 @@ from drawdown_server.holds.messages import (
     RefundRequest,
     TotalUsed,
 )
-from drawdown_server.holds.model import UNITS_MAX, Cap, CapMode, CapWindow, ExpiryAction, HoldState
+from drawdown_server.holds.model import UNITS_MAX, Cap, CapMode, CapWindow, ExpiryAction, HoldState, WalletState
 from drawdown_server.holds.store import HoldStore
 
 if TYPE_CHECKING:
@@ -275,6 +275,31 @@ async def test_two_versions_of_the_library_serve_the_same_wallet(stage: Stage) -
     assert (await wallet.commit("h1", USD=3)).replayed
     await wallet.release("h2")
     assert await wallet.available("USD") == 7
+
+
+async def test_scripts_of_another_format_refuse_a_wallet_and_leave_it_as_it_is(stage: Stage) -> None:
+    sources = read_sources()
+    other = {**sources, "store.lua": sources["store.lua"].replace("local FORMAT = 1", "local FORMAT = 2")}
+    assert other != sources
+    await load_library(stage.client, build_library(other))
+    wallet = await stage.wallet(USD=10)
+    await wallet.hold("h1", USD=4)
+    before = await wallet.at_rest()
+
+    ours, wallet.store = wallet.store, HoldStore(stage.connection, build_library(other), stage.epochs)
+    for call in (
+        lambda: wallet.authorize("h2", USD=1),
+        lambda: wallet.commit("h1", USD=4),
+        lambda: wallet.release("h1"),
+        lambda: wallet.set_state(WalletState.FROZEN),
+        wallet.sweep,
+        wallet.read,
+    ):
+        with pytest.raises(StoreUnavailableError):
+            await call()
+    assert await wallet.at_rest() == before
+    wallet.store = ours
+    await wallet.commit("h1", USD=4)
 
 
 async def test_a_lost_library_is_loaded_again(stage: Stage) -> None:

@@ -125,6 +125,18 @@ async def test_debt_is_never_deeper_than_the_range(stage: Stage) -> None:
     assert (await wallet.balance("USD")).debt == UNITS_MAX
 
 
+async def test_overdraft_that_is_held_is_debt_to_come(stage: Stage) -> None:
+    wallet = await stage.wallet(USD=5)
+    await wallet.authorize("h1", overage_policy=FULL, USD=5)
+    await wallet.apply(Change(wallet.change_number + 1, "OVERDRAFT", asset="USD", limit=10))
+    await wallet.hold("h2", USD=10)  # all of it on the overdraft
+    with pytest.raises(DrawdownError, match="would exceed"):
+        await wallet.commit("h1", USD=UNITS_MAX - 4)
+    await wallet.commit("h1", USD=UNITS_MAX - 5)
+    await wallet.commit("h2", USD=10)
+    assert (await wallet.balance("USD")).debt == UNITS_MAX
+
+
 async def test_a_grant_for_which_there_is_no_room_waits_and_then_comes_in(stage: Stage) -> None:
     # Postgres lets it pass when it does not know yet what a refund has just given back.
     wallet = await stage.wallet(USD=UNITS_MAX)

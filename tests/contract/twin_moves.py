@@ -103,6 +103,10 @@ class Player:
     def units(self, most: int = 20) -> int:
         return self.random.randint(1, most) * self.scale
 
+    def is_whole(self, percent: int) -> bool:
+        """Whether the whole range is asked for at once: only in runs near the end of it."""
+        return self.scale == SCALES[-1] and self.chance(percent)
+
     def available(self, asset: str) -> int:
         return self.world.wallet.available(asset) if self.world.wallet else 0
 
@@ -156,8 +160,11 @@ class Player:
     def amount(self, asset: str) -> AmountRequest:
         available = max(1, self.available(asset))
         units = self.units() if self.chance(75) else self.pick((available, min(available + 1, UNITS_MAX)))
+        if self.is_whole(15):
+            units = UNITS_MAX
         min_units = self.pick((1, units, max(1, units // 2))) if self.chance(25) else 0
-        return AmountRequest(asset, units, min_units, self.pick(list(OveragePolicy)))
+        policy = OveragePolicy.CHARGE_FULL if self.is_whole(50) else self.pick(list(OveragePolicy))
+        return AmountRequest(asset, units, min_units, policy)
 
     def way(self) -> list[AmountRequest]:
         way = [self.amount(asset) for asset in self.assets()]
@@ -199,7 +206,7 @@ class Player:
 
     def total(self, amount: HoldAmount) -> int:
         """A total as the API lets it pass."""
-        return min(self.any_total(amount), UNITS_MAX)
+        return UNITS_MAX if self.is_whole(60) else min(self.any_total(amount), UNITS_MAX)
 
     def any_total(self, amount: HoldAmount) -> int:
         """A total near one of the numbers that matter."""
@@ -310,7 +317,7 @@ class Player:
         for amount in hold.amounts if hold else []:
             if amount.refundable and not self.chance(20):
                 units = self.pick((1, amount.refundable, amount.refundable, -(-amount.refundable // 2)))
-                amounts.append(TotalUsed(amount.asset, units + (1 if self.chance(5) else 0)))
+                amounts.append(TotalUsed(amount.asset, min(units + (1 if self.chance(5) else 0), UNITS_MAX)))
         self.random.shuffle(amounts)
         if self.chance(4):
             amounts.append(TotalUsed("GHOST", 1))

@@ -5,6 +5,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from drawdown_server.config import Config
 from drawdown_server.errors import StoreUnavailableError
@@ -433,6 +434,31 @@ async def test_two_flushers_that_take_turns_record_everything_once(
     assert [await settled(store, wallet_id) for wallet_id in wallets] == [980] * 6
     assert await store.list_dead_letters(limit=10) == []
     await assert_conserved(store, "w", *wallets)
+
+
+async def test_what_postgres_has_forgotten_after_it_was_trimmed_is_not_skipped(
+    store: LedgerStore, redis: Redis, live: Live
+) -> None:
+    """A failover of Postgres to a replica that lagged: it lacks the last transaction, whose events are gone."""
+    flusher = make_flusher(redis, store)
+    await flusher.run_once()
+    lagging = await position(store)
+    await live.commit("w", USD=1)
+    await live.commit("w", USD=2)
+    await flusher.run_once()
+    await live.commit("w", USD=4)
+    async with store._connection() as connection:
+        await connection.execute("UPDATE partitions SET position = $1 WHERE partition = $2", lagging, PARTITION)
+    with capture_logs() as logs:
+        with pytest.raises(FencedError):  # the failover cut nothing: it notices when it records
+            await flusher.run_once()
+        for after_the_failover in (flusher, make_flusher(redis, store)):
+            assert await after_the_failover.run_once() == 0
+            assert PARTITION not in after_the_failover.owned_partitions
+    told = [line["partition"] for line in logs if line["event"] == "flusher_ledger_behind"]
+    assert told == [PARTITION, PARTITION]
+    assert await position(store) == lagging
+    assert await store.list_dead_letters(limit=1) == []
 
 
 async def test_an_event_that_lua_packs_is_understood(store: LedgerStore, redis: Redis, live: Live) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.keys import partition_of
-from drawdown_server.ledger import flusher as module
+from drawdown_server.ledger import lanes as module
 from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
 
 if TYPE_CHECKING:

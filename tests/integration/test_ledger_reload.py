@@ -23,13 +23,12 @@ from drawdown_server.holds.model import (
     OveragePolicy,
     WalletState,
 )
+from drawdown_server.holds.recorded import RecordedDebit  # noqa: TC001 - msgspec needs the type at run time
 from drawdown_server.ledger.reconcile import reconcile_wallet
 from ledgers import PARTITIONS, TENANT, make_flusher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from drawdown_server.holds.recorded import RecordedDebit
 
 ASSETS = ["USD", "TOK"]
 SOON_MS = 40

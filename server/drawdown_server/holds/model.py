@@ -204,8 +204,10 @@ class WalletHead(msgspec.Struct, array_like=True, frozen=True):
     due_ms: int
     loaded_ms: int
     has_caps: bool
-    appended_ms: int = 0
+    appended_ms: int
     """When its last event was appended; 0 = none since it was loaded."""
+    format: int
+    """Of everything that is kept of the wallet. Scripts of another format refuse it."""
 
     @property
     def changed_ms(self) -> int:

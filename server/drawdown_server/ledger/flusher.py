@@ -15,7 +15,8 @@ bisected; the event that cannot be recorded goes to dead_letters, with an ERROR 
 When a store is down, ``run`` waits (exponentially, with jitter) and goes on; nothing is lost, the outbox only grows.
 
 Any number of flushers may run: the first takes all partitions, the others stand by until its leases are free. One that
-meets an event of a newer version records what came before it and gives the partition back for ``LEFT_S``.
+meets an event of a newer version records what came before it and gives the partition back for ``LEFT_S``. It does the
+same, and records nothing, where events after Postgres' position are gone: Postgres went back in time.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ import structlog
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
+from drawdown_server.ledger.lanes import before_newer, lanes
 from drawdown_server.ledger.posting import read_event
 from drawdown_server.ledger.recording import FencedError, Move
+from drawdown_server.ledger.recovery import POSTGRES_IS_OLD, find_gaps
 from drawdown_server.ledger.rows import POSITION_START
 from drawdown_server.ledger.writing import PoisonError
 from drawdown_server.telemetry.metrics import Metrics
@@ -52,16 +55,11 @@ BACKOFF_MAX_S: Final = 5.0
 """Longest wait: once the store is back, the backlog is older by this at most."""
 
 LEFT_S: Final = 60.0
-"""How long a partition with events of a newer version is left to a newer flusher. Then it is looked at again, and left
-again with another ERROR in the log: nobody records it if there is no newer flusher."""
+"""How long a partition is left alone that this flusher must not record: the next event is of a newer version, or comes
+after a gap. Then it is looked at again, and left again with another ERROR in the log."""
 
 RENEWALS_PER_TTL: Final = 3
 """Leases are renewed this often within their time to live: one renewal may fail and nobody takes over."""
-
-LANES: Final = 2
-"""Transactions at once on a backlog: this process plans one while Postgres writes the other. A third would wait."""
-LANE_EVENTS_MIN: Final = 200
-"""A smaller batch is one transaction: what it costs beside its rows (a fence, a commit to disk) is paid once."""
 
 _log = structlog.get_logger(__name__)
 
@@ -165,7 +163,7 @@ class Flusher:
             await self._renew_leases()
             if not self._leases:
                 return 0
-            events, newer = _before_newer(await self._read(block_ms))
+            events, newer = before_newer(await self._read(block_ms))
             await self._record_lanes(events)
             if events:
                 await self._trim({event.partition for event in events})
@@ -224,7 +222,7 @@ class Flusher:
         if time.monotonic() < self._lease_due:
             return
         asked = time.monotonic()
-        before = self._leases
+        before, known = self._leases, self._positions
         self._left_until = {partition: until for partition, until in self._left_until.items() if until > asked}
         rows = await self._store.lease_partitions(
             self._owner, self._lease_ttl_ms, run_id=self._run_id(), except_for=list(self._left_until)
@@ -233,13 +231,31 @@ class Flusher:
         self._positions = {row.partition: row.position for row in rows}
         # Counted from before the question: the lease that Postgres gave began later, never earlier.
         self._lease_due = asked + self._lease_ttl_ms / 1000 / RENEWALS_PER_TTL
-        new = {row.partition for row in rows if before.get(row.partition) != row and row.partition not in before}
+        await self._leave_gaps([row for row in rows if known.get(row.partition) != row.position])
+        new = {partition for partition in self._leases if partition not in before}
         if new:
-            _log.info("flusher_leased", owner=self._owner, partitions=len(new), owned=len(rows))
+            _log.info("flusher_leased", owner=self._owner, partitions=len(new), owned=len(self._leases))
             self._count = self._share()
             # A flusher that crashed between its commit and its trim left recorded events behind.
             await self._trim(new)
         await self._notify()
+
+    async def _leave_gaps(self, rows: Sequence[LeaseRow]) -> None:
+        """Give partitions back of which Postgres has forgotten what it had confirmed: nobody may skip it."""
+        gaps = await find_gaps(self._redis, self._store, rows)
+        for row in gaps:
+            _log.error(
+                "flusher_ledger_behind",
+                owner=self._owner,
+                partition=row.partition,
+                epoch=row.epoch,
+                position=row.position,
+                hint=POSTGRES_IS_OLD,
+            )
+            self._left_until[row.partition] = time.monotonic() + LEFT_S
+            del self._leases[row.partition], self._positions[row.partition]
+        if gaps:
+            await self._store.release_leases(self._owner, [row.partition for row in gaps])
 
     async def _read(self, block_ms: int) -> list[OutboxEvent]:
         """What is in the outboxes, about ``batch_max`` events."""
@@ -292,7 +308,7 @@ class Flusher:
 
     async def _record_lanes(self, events: Sequence[OutboxEvent]) -> None:
         """Record what was read, a large batch in several transactions at once, each of its own partitions."""
-        results = await asyncio.gather(*(self._record_lane(lane) for lane in _lanes(events)), return_exceptions=True)
+        results = await asyncio.gather(*(self._record_lane(lane) for lane in lanes(events)), return_exceptions=True)
         for result in results:
             if result is not None:
                 raise result
@@ -366,31 +382,6 @@ class Flusher:
     async def _notify(self) -> None:
         async with self._progress:
             self._progress.notify_all()
-
-
-def _before_newer(events: Sequence[OutboxEvent]) -> tuple[list[OutboxEvent], list[OutboxEvent]]:
-    """Of each partition the events before the first of a newer version; and these first ones."""
-    before: list[OutboxEvent] = []
-    newer: dict[int, OutboxEvent] = {}
-    for event in events:
-        if event.newer:
-            newer.setdefault(event.partition, event)
-        elif event.partition not in newer:
-            before.append(event)
-    return before, list(newer.values())
-
-
-def _lanes(events: Sequence[OutboxEvent]) -> list[list[OutboxEvent]]:
-    """The events by partition in lanes of about the same size, the order of each outbox as it was."""
-    if len(events) < LANES * LANE_EVENTS_MIN:
-        return [list(events)]
-    lanes: list[list[OutboxEvent]] = [[] for _ in range(LANES)]
-    by_partition: dict[int, list[OutboxEvent]] = {}
-    for event in events:
-        by_partition.setdefault(event.partition, []).append(event)
-    for outbox in sorted(by_partition.values(), key=len, reverse=True):
-        min(lanes, key=len).extend(outbox)
-    return [lane for lane in lanes if lane]
 
 
 def _backoff_s(failures: int) -> float:

@@ -34,7 +34,7 @@ import structlog
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
-from drawdown_server.ledger.rows import POSITION_START, PartitionRow
+from drawdown_server.ledger.rows import POSITION_START, LeaseRow, PartitionRow
 from drawdown_server.ledger.salvage import salvage
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ AT_ONCE: Final = 4
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 
-_POSTGRES_IS_OLD: Final = (
+POSTGRES_IS_OLD: Final = (
     "Postgres was restored from a backup, or it is not the database of this Valkey. Nothing was changed; "
     "restore the newer database"
 )
@@ -113,11 +113,11 @@ async def examine_partitions(redis: Redis, store: LedgerStore, partitions: Seque
 def _verdict(row: PartitionRow, finding: Finding) -> Verdict:
     same = same_history(row, finding)
     if finding.epoch > row.epoch:
-        action, why = Action.REFUSE, f"Valkey is in epoch {finding.epoch} already. {_POSTGRES_IS_OLD}"
+        action, why = Action.REFUSE, f"Valkey is in epoch {finding.epoch} already. {POSTGRES_IS_OLD}"
     elif row.left_epoch:
         action, why = Action.FINISH, f"events of epoch {row.left_epoch} are still to be kept"
     elif same is None:
-        action, why = Action.REFUSE, f"events after {row.position} were dropped as recorded. {_POSTGRES_IS_OLD}"
+        action, why = Action.REFUSE, f"events after {row.position} were dropped as recorded. {POSTGRES_IS_OLD}"
     elif not same:
         action = Action.REBUILD
         why = f"the outbox does not continue what was recorded up to {row.position}: Valkey lost its state"
@@ -201,6 +201,24 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
     raise RuntimeError(f"partitions {sorted(left)} did not come to rest in {ROUNDS_MAX} rounds")
 
 
+async def find_gaps(redis: Redis, store: LedgerStore, rows: Sequence[LeaseRow]) -> list[LeaseRow]:
+    """Those whose outbox was trimmed past their position, for the flusher: what it would read next comes after a gap.
+
+    Postgres went back to before what it had confirmed: a failover to a replica that lagged, or a backup.
+
+    Raises:
+        StoreUnavailableError: A store did not answer.
+    """
+    findings = await _look(redis, rows)
+    gaps = []
+    for row, finding in zip(rows, findings, strict=True):
+        if same_history(row, finding) is None:
+            now = await store.read_partition(row.partition)
+            if now is not None and (now.epoch, now.position) == (row.epoch, row.position):
+                gaps.append(row)  # else another flusher went on since
+    return gaps
+
+
 async def _some_at_once(step: Callable[[_A], Awaitable[_T]], items: Sequence[_A]) -> list[_T]:
     """A step for every item, a few at a time: a Valkey that lost everything is a question to Postgres per partition.
 
@@ -219,7 +237,7 @@ async def _some_at_once(step: Callable[[_A], Awaitable[_T]], items: Sequence[_A]
     return cast("list[_T]", results)
 
 
-def same_history(row: PartitionRow, finding: Finding) -> bool | None:
+def same_history(row: PartitionRow | LeaseRow, finding: Finding) -> bool | None:
     """Whether the outbox continues what Postgres has recorded; None when it continues something later than that."""
     outbox = finding.outbox
     position = streams.id_key(row.position)
@@ -234,7 +252,7 @@ def same_history(row: PartitionRow, finding: Finding) -> bool | None:
     return row.position == POSITION_START
 
 
-async def _look(redis: Redis, rows: Sequence[PartitionRow]) -> list[Finding]:
+async def _look(redis: Redis, rows: Sequence[PartitionRow | LeaseRow]) -> list[Finding]:
     """What Valkey says, beside flushers and servers that go on: the order of the three reads matters.
 
     An entry that is not at the position because a flusher trimmed it in this moment is then seen as trimmed by the
@@ -282,7 +300,7 @@ async def _check_newer_epoch(store: LedgerStore, row: PartitionRow, found: int) 
     now = await store.read_partition(row.partition)
     if now is None or now.epoch < found:
         raise LedgerBehindError(
-            f"partition {row.partition}: Valkey is in epoch {found}, Postgres in epoch {row.epoch}. {_POSTGRES_IS_OLD}"
+            f"partition {row.partition}: Valkey is in epoch {found}, Postgres in epoch {row.epoch}. {POSTGRES_IS_OLD}"
         )
 
 
@@ -296,7 +314,7 @@ async def _check_later_trim(store: LedgerStore, row: PartitionRow, outbox: Strea
     if now is None or (now.epoch, now.position) == (row.epoch, row.position):
         raise LedgerBehindError(
             f"partition {row.partition}: Postgres has recorded up to {row.position} of epoch {row.epoch}, but Valkey "
-            f"has already dropped later events as recorded. {_POSTGRES_IS_OLD}"
+            f"has already dropped later events as recorded. {POSTGRES_IS_OLD}"
         )
     first_id = streams.id_key(outbox.first_id) if outbox.first_id else None
     return first_id is not None and now.epoch == row.epoch and first_id <= streams.id_key(now.position)

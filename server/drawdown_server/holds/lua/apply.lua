@@ -96,7 +96,7 @@ end
 local function caps_without(wallet, gone)
   local kept = {}
   for _, cap in ipairs(list_caps(wallet)) do
-    if cap[SUBJECT] ~= gone.subject or cap[ASSET] ~= gone.asset or cap[WINDOW] ~= gone.window then
+    if cap.subject ~= gone.subject or cap.asset ~= gone.asset or cap.window ~= gone.window then
       kept[#kept + 1] = cap
     end
   end
@@ -109,7 +109,7 @@ end
 
 function APPLY.CAP(wallet, change)
   local caps = caps_without(wallet, change.cap)
-  caps[#caps + 1] = new_cap(change.cap)
+  caps[#caps + 1] = change.cap
   keep_caps(wallet, caps)
 end
 

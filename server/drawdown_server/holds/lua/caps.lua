@@ -2,15 +2,15 @@
 --
 -- A cap is {subject, asset, window, limit, mode}: subject "" is the whole wallet, "key:sk_1" exactly that one,
 -- "key:*" every subject of that prefix which has no exact cap of the same asset and window (the longest prefix wins).
--- They are stored as a request looks for them: by asset, {{[subject] = its caps}, subjects that end in "*"}, the
--- longest of these first.
+-- They are stored as a request looks for them: by asset, {{[subject] = {window, limit, mode, and so on, narrow windows
+-- first}}, the subjects that end in "*", the longest first}.
 --
 -- A counter is a field of one hash per wallet, "subject|asset|WINDOW|period" with the request's own subject: units
 -- held and debited in that period. A new period is a new field, so nothing has to be reset. A hold remembers its
 -- counters, so headroom goes back to the window it came from.
 
-local SUBJECT, ASSET, WINDOW, LIMIT, MODE = 1, 2, 3, 4, 5
 local WINDOWS = { 'PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME' }
+local NO_CAPS = {}
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
 local WEEK_DAYS = 7
 local EPOCH_WEEKDAY = 3 -- 1970-01-01 was a Thursday; weeks begin on Monday
@@ -79,26 +79,21 @@ local function window_rank(window)
 end
 
 local function cap_before(a, b)
-  if a[SUBJECT] ~= b[SUBJECT] then
-    return text_before(a[SUBJECT], b[SUBJECT])
-  elseif a[ASSET] ~= b[ASSET] then
-    return text_before(a[ASSET], b[ASSET])
+  if a.subject ~= b.subject then
+    return text_before(a.subject, b.subject)
+  elseif a.asset ~= b.asset then
+    return text_before(a.asset, b.asset)
   end
-  return window_rank(a[WINDOW]) < window_rank(b[WINDOW])
-end
-
--- As a request brings it.
-local function new_cap(cap)
-  return { cap.subject, cap.asset, cap.window, cap.limit, cap.mode }
+  return window_rank(a.window) < window_rank(b.window)
 end
 
 -- All caps of a wallet, by subject, asset and window.
 local function list_caps(wallet)
   local list = {}
-  for _, of_asset in pairs(caps_of(wallet)) do
-    for _, caps in pairs(of_asset[1]) do
-      for _, cap in ipairs(caps) do
-        list[#list + 1] = cap
+  for code, of_asset in pairs(caps_of(wallet)) do
+    for subject, caps in pairs(of_asset[1]) do
+      for i = 1, #caps, 3 do
+        list[#list + 1] = { subject = subject, asset = code, window = caps[i], limit = caps[i + 1], mode = caps[i + 2] }
       end
     end
   end
@@ -112,16 +107,15 @@ local function keep_caps(wallet, list)
   wallet.has_caps = #list > 0
   wallet.caps = {}
   for _, cap in ipairs(list) do
-    local of_asset = wallet.caps[cap[ASSET]] or { {}, {} }
-    local by_subject, defaults, subject = of_asset[1], of_asset[2], cap[SUBJECT]
-    wallet.caps[cap[ASSET]] = of_asset
-    if not by_subject[subject] then
-      by_subject[subject] = {}
-      if subject:sub(-1) == '*' then
-        insert_sorted(defaults, subject, function(a, b) return #a > #b end)
-      end
+    local of_asset, subject = wallet.caps[cap.asset] or { {}, {} }, cap.subject
+    local by_subject, defaults = of_asset[1], of_asset[2]
+    wallet.caps[cap.asset] = of_asset
+    if not by_subject[subject] and subject:sub(-1) == '*' then
+      insert_sorted(defaults, subject, function(a, b) return #a > #b end)
     end
-    table.insert(by_subject[subject], cap)
+    local caps = by_subject[subject] or {}
+    by_subject[subject] = caps
+    caps[#caps + 1], caps[#caps + 2], caps[#caps + 3] = cap.window, cap.limit, cap.mode
   end
   if wallet.has_caps then
     queue(wallet, 'HSET', wallet.keys[WALLET], 'caps', cmsgpack.pack(wallet.caps))
@@ -150,10 +144,15 @@ local function counter_name(wallet, subject, code, window)
   return subject .. '|' .. code .. '|' .. window .. '|' .. period
 end
 
--- What names a subject more closely comes first: a window that has a cap keeps it.
-local function fill_windows(by_window, caps)
-  for _, cap in ipairs(caps) do
-    by_window[cap[WINDOW]] = by_window[cap[WINDOW]] or cap
+-- Finds the caps of `pattern` for a subject and an asset, for windows that have no closer one.
+local function find_caps(wallet, by_window, subject, code, pattern)
+  local caps = caps_of(wallet)[code][1][pattern] or NO_CAPS
+  for i = 1, #caps, 3 do
+    local window = caps[i]
+    by_window[window] = by_window[window] or {
+      subject = subject, asset = code, pattern = pattern, window = window, limit = caps[i + 1], mode = caps[i + 2],
+      counter = counter_name(wallet, subject, code, window),
+    }
   end
 end
 
@@ -163,31 +162,22 @@ local function meet(wallet, met, subject, code)
   if not of_asset then
     return
   end
-  local by_subject, defaults = of_asset[1], of_asset[2]
-  if by_subject[subject] then
-    fill_windows(by_window, by_subject[subject])
-  end
+  find_caps(wallet, by_window, subject, code, subject)
   if subject ~= '' then
-    for _, default in ipairs(defaults) do
+    for _, default in ipairs(of_asset[2]) do
       if subject:sub(1, #default - 1) .. '*' == default then
-        fill_windows(by_window, by_subject[default])
+        find_caps(wallet, by_window, subject, code, default)
       end
     end
   end
-  if next(by_window) then
-    for _, window in ipairs(WINDOWS) do
-      if by_window[window] then
-        met[#met + 1] = {
-          subject = subject, asset = code, cap = by_window[window],
-          counter = counter_name(wallet, subject, code, window),
-        }
-      end
-    end
+  for _, window in ipairs(next(by_window) and WINDOWS or NO_CAPS) do
+    met[#met + 1] = by_window[window]
   end
 end
 
--- Every cap that a request of these subjects meets for `amounts` ({asset}), {subject, asset, cap, counter}: the whole
--- wallet first, then subject by subject, asset by asset, narrow windows first. Their counters are read.
+-- Every cap that a request of these subjects meets for `amounts` ({asset}): {subject, asset, pattern (the cap's own
+-- subject), window, limit, mode, counter}. The whole wallet first, then subject by subject, asset by asset, narrow
+-- windows first. Their counters are read.
 local function caps_met(wallet, subjects, amounts)
   local met, counters = {}, {}
   if not wallet.has_caps then
@@ -206,11 +196,10 @@ local function caps_met(wallet, subjects, amounts)
 end
 
 local function cap_status(wallet, met, used)
-  local cap = met.cap
-  local _, reset_ms = period_of(cap[WINDOW], wallet.now)
+  local _, reset_ms = period_of(met.window, wallet.now)
   return {
-    cap = cap[SUBJECT], subject = met.subject, asset = met.asset, window = cap[WINDOW], limit = cap[LIMIT],
-    used = used, mode = cap[MODE], reset_ms = reset_ms,
+    cap = met.pattern, subject = met.subject, asset = met.asset, window = met.window, limit = met.limit, used = used,
+    mode = met.mode, reset_ms = reset_ms,
   }
 end
 
@@ -223,8 +212,8 @@ local function check_caps(wallet, met, amounts)
     if not one.counter then
       used = amount.reserved or 0 -- a raise is part of the request that it raises
     end
-    if used + amount.units > one.cap[LIMIT] then
-      if one.cap[MODE] == 'ENFORCE' then
+    if used + amount.units > one.limit then
+      if one.mode == 'ENFORCE' then
         return cap_status(wallet, one, used), observed
       end
       observed[#observed + 1] = cap_status(wallet, one, used)
@@ -237,8 +226,8 @@ end
 local function cap_headroom(wallet, subjects, code)
   local headroom = UNITS_MAX
   for _, met in ipairs(caps_met(wallet, subjects, { { asset = code } })) do
-    if met.cap[MODE] == 'ENFORCE' then
-      headroom = math.min(headroom, met.cap[LIMIT] - units_used(wallet, met))
+    if met.mode == 'ENFORCE' then
+      headroom = math.min(headroom, met.limit - units_used(wallet, met))
     end
   end
   return headroom

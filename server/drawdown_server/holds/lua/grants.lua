@@ -239,12 +239,12 @@ local function append_units(list, more)
   end
 end
 
--- The grants of pins, by id.
+-- The live grants of pins or debits, by id.
 local function grants_of(wallet, code, asset, pins)
   local by_id, place = {}, 1
   for _, pin in ipairs(pins) do
-    while pin[1] ~= '' and not by_id[pin[1]] do
-      local grant = grant_at(wallet, code, asset, place)
+    while pin[1] ~= '' and not by_id[pin[1]] and grant_at(wallet, code, asset, place) do
+      local grant = asset.grants[place]
       by_id[grant[ID]] = grant
       place = place + 1
     end
@@ -277,25 +277,29 @@ local function debit_pins(wallet, code, pins, units)
   return debits, left
 end
 
--- Gives pinned units back to the grants they came from. A grant that expired or was voided while they were pinned
--- keeps none of them.
+-- Units come back to a grant. One that expired or was voided meanwhile keeps none of them.
+local function give(wallet, code, asset, grant, units)
+  grant[FREE] = grant[FREE] + units
+  asset.free = asset.free + units
+  if grant[VOIDED] then
+    drain(wallet, code, asset, grant, units, 'VOID')
+  elseif is_over(grant, wallet.now) then
+    drain(wallet, code, asset, grant, units, 'EXPIRE')
+  end
+end
+
+-- Gives pinned units back to the grants they came from.
 local function unpin(wallet, code, pins)
   local asset = asset_of(wallet, code)
   local by_id = grants_of(wallet, code, asset, pins)
   for _, pin in ipairs(pins) do
-    local grant, units = by_id[pin[1]], pin[2]
-    if not grant then
+    local grant_id, units = pin[1], pin[2]
+    if grant_id == '' then
       asset.overdraft_held = asset.overdraft_held - units
     else
-      grant[PINNED] = grant[PINNED] - units
+      by_id[grant_id][PINNED] = by_id[grant_id][PINNED] - units
       asset.pinned = asset.pinned - units
-      grant[FREE] = grant[FREE] + units
-      asset.free = asset.free + units
-      if grant[VOIDED] then
-        drain(wallet, code, asset, grant, units, 'VOID')
-      elseif is_over(grant, wallet.now) then
-        drain(wallet, code, asset, grant, units, 'EXPIRE')
-      end
+      give(wallet, code, asset, by_id[grant_id], units)
     end
   end
   tidy(wallet, code, asset)

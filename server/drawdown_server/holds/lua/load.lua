@@ -58,11 +58,7 @@ function VERBS.load(keys, args)
     load_asset(wallet, row)
   end
   if #request.caps > 0 then
-    local caps = {}
-    for i, cap in ipairs(request.caps) do
-      caps[i] = new_cap(cap)
-    end
-    keep_caps(wallet, caps)
+    keep_caps(wallet, request.caps)
   end
   for _, usage in ipairs(request.cap_usage) do
     queue(wallet, 'HSET', keys[CAPS], usage[1], string.format('%d', usage[2]))

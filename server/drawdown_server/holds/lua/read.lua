@@ -54,13 +54,12 @@ end)
 -- How every cap stands: for the subject it names, or for those of the request that a prefix cap covers.
 VERBS.read_caps = reads(function(wallet, request)
   local seen, subjects, amounts, caps, usage = {}, {}, {}, list_caps(wallet), {}
-  for i, cap in ipairs(caps) do
-    local subject = cap[SUBJECT]
+  for _, cap in ipairs(caps) do
+    local subject = cap.subject
     if subject ~= '' and subject:sub(-1) ~= '*' and not seen[subject] then
       seen[subject] = true
       subjects[#subjects + 1] = subject
     end
-    caps[i] = { subject = subject, asset = cap[ASSET], window = cap[WINDOW], limit = cap[LIMIT], mode = cap[MODE] }
   end
   for _, subject in ipairs(request.subjects) do
     if not seen[subject] then

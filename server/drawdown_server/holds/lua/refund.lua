@@ -43,58 +43,54 @@ local function refund_refusal(wallet, request, hold)
   return nil
 end
 
--- The grant as it lives in the stack, brought back from what Postgres has when it was used up.
-local function live_grant(wallet, request, code, asset, grant_id)
-  local place = 1
-  while grant_at(wallet, code, asset, place) do
-    if asset.grants[place][ID] == grant_id then
-      return asset.grants[place]
-    end
-    place = place + 1
+-- Takes units off the debits of an amount, the last first. Returns {{grant id, units}, ...}.
+local function take_debits(amount, units)
+  local debits, parts = amount.debits, {}
+  while units > 0 do
+    local grant_id, debited = debits[#debits][1], debits[#debits][2]
+    local part = math.min(debited, units)
+    debits[#debits] = part < debited and { grant_id, debited - part } or nil
+    parts[#parts + 1] = { grant_id, part }
+    units = units - part
+  end
+  return parts
+end
+
+-- The grants that paid, by id: as they live in the stack, or brought back from what Postgres has once they are used up.
+local function grants_that_paid(wallet, request, code, asset, parts)
+  local by_id, is_used_up = grants_of(wallet, code, asset, parts), {}
+  local live = #asset.grants
+  for _, part in ipairs(parts) do
+    is_used_up[part[1]] = part[1] ~= '' and not by_id[part[1]]
   end
   for _, grant in ipairs(request.grants) do
-    if grant[ID] == grant_id then
+    if is_used_up[grant[ID]] and not by_id[grant[ID]] then
       local revived = {
         grant[ID], 0, 0, grant[PRIORITY], grant[EXPIRE], grant[SOURCE], grant[EFFECTIVE], grant[CREATE], grant[VOIDED],
       }
-      insert_sorted(asset.grants, revived, burns_before)
-      return revived
+      by_id[grant[ID]] = revived
+      asset.grants[#asset.grants + 1] = revived
     end
   end
-  error('the request lacks a grant that paid')
-end
-
--- Units go back to one grant; one that is over keeps none of them.
-local function refund_grant(wallet, request, code, asset, grant_id, units)
-  add_line(wallet, 'REFUND', code, units, grant_id)
-  asset.changed = true
-  if grant_id == '' then
-    asset.debt = asset.debt - units
-    return
+  if #asset.grants > live then
+    table.sort(asset.grants, burns_before)
   end
-  local grant = live_grant(wallet, request, code, asset, grant_id)
-  grant[FREE] = grant[FREE] + units
-  asset.free = asset.free + units
-  if grant[VOIDED] then
-    drain(wallet, code, asset, grant, units, 'VOID')
-  elseif is_over(grant, wallet.now) then
-    drain(wallet, code, asset, grant, units, 'EXPIRE')
-  end
+  return by_id
 end
 
 local function refund_amount(wallet, request, amount, units)
-  local asset = asset_of(wallet, amount.asset) or new_asset(wallet, amount.asset)
+  local code, parts = amount.asset, take_debits(amount, units)
+  local asset = asset_of(wallet, code) or new_asset(wallet, code)
+  local by_id = grants_that_paid(wallet, request, code, asset, parts)
   amount.refunded = amount.refunded + units
   count(wallet, amount)
-  while units > 0 do
-    local debit = amount.debits[#amount.debits]
-    local part = math.min(debit[2], units)
-    refund_grant(wallet, request, amount.asset, asset, debit[1], part)
-    units = units - part
-    if part == debit[2] then
-      table.remove(amount.debits)
+  asset.changed = true
+  for _, part in ipairs(parts) do
+    add_line(wallet, 'REFUND', code, part[2], part[1])
+    if part[1] == '' then
+      asset.debt = asset.debt - part[2]
     else
-      amount.debits[#amount.debits] = { debit[1], debit[2] - part }
+      give(wallet, code, asset, by_id[part[1]] or error('the request lacks a grant that paid'), part[2])
     end
   end
 end

@@ -91,8 +91,10 @@ local function answer(reply)
   return cmsgpack.pack(reply)
 end
 
--- Wallet hash: `head` = {state, sequence, change number, due, loaded, has caps, when its last event was appended},
--- `caps` = the caps if there are any, and the assets.
+-- Wallet hash: `head` = {state, sequence, change number, due, loaded, has caps, when its last event was appended,
+-- format}, `caps` = the caps if there are any, and the assets.
+
+local FORMAT = 1 -- of everything that is kept of a wallet: with another number, other versions of the scripts refuse it
 
 local function new_wallet(keys, request, now)
   return {
@@ -108,13 +110,16 @@ local function open_wallet(keys, request)
     return nil
   end
   local head, wallet = cmsgpack.unpack(packed), new_wallet(keys, request, now_ms())
+  if head[8] ~= FORMAT then
+    error({ err = 'TRYAGAIN the wallet is of another version of the scripts' }) -- a newer server can serve the call
+  end
   wallet.state = head[1]
   wallet.sequence = head[2]
   wallet.change_number = head[3]
   wallet.due_ms = head[4] -- when the sweep looks at this wallet next; never later than something is due
   wallet.loaded_ms = head[5]
   wallet.has_caps = head[6]
-  wallet.appended_ms = head[7] or 0 -- heads of an earlier version have none
+  wallet.appended_ms = head[7]
   return wallet
 end
 
@@ -217,7 +222,8 @@ end
 -- `scheduled` is there.
 
 -- Grants with free units in the head of a stack. Those before them whose units are all pinned are in the head too: most
--- calls find free units there until these are used up.
+-- calls find free units there until these are used up. A stack of at most twice as many is all head: reading a field
+-- costs as much as a few grants.
 local HEAD_GRANTS = 4
 local REST = '+'
 
@@ -268,9 +274,9 @@ end
 
 -- Parts a whole stack again. Returns the rest; nil if there is none.
 local function cut_rest(asset)
-  local rest, free_grants = {}, 0
+  local rest, free_grants, is_long = {}, 0, #asset.grants > 2 * HEAD_GRANTS
   for place, grant in ipairs(asset.grants) do
-    if free_grants == HEAD_GRANTS then
+    if is_long and free_grants == HEAD_GRANTS then
       rest[#rest + 1] = grant
       asset.grants[place] = nil
       asset.rest_units = asset.rest_units + grant[FREE] + grant[PINNED]
@@ -326,7 +332,7 @@ local function save(wallet)
   end
   redis.call('HSET', wallet.keys[WALLET], 'head', cmsgpack.pack({
     wallet.state, wallet.sequence, wallet.change_number, wallet.due_ms, wallet.loaded_ms, wallet.has_caps,
-    wallet.appended_ms,
+    wallet.appended_ms, FORMAT,
   }), unpack(fields))
   -- From the last event on if that is later than the clock says: the sweep compares this time with the outbox's ids.
   for hold_id, tombstone_ms in pairs(wallet.forget) do
