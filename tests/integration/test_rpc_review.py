@@ -18,7 +18,8 @@ from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.store import LedgerStore
 from faults.processes import environment
-from integration.server import DEADLINE_S, PARTITIONS, WAIT_S, authorize_request, grant_request, run_server
+from integration.server import DEADLINE_S, PARTITIONS, WAIT_S, amounts, authorize_request, grant_request, run_server
+from ledgers import make_flusher
 
 if TYPE_CHECKING:
     import pytest
@@ -186,3 +187,24 @@ async def test_dev_on_stores_that_its_seed_does_not_fit_says_so_in_one_line(conf
     assert "scale" in line
     assert "--fresh" in line
     assert "Drawdown serves on" not in done.stdout
+
+
+async def test_a_grant_that_was_revived_and_used_up_again_before_the_ledger_knew_is_refunded(config: Config) -> None:
+    """Postgres still has nothing left of it, and does not know yet that the second hold was paid by it."""
+    async with run_server(config.model_copy(update={"flusher": False})) as server:
+        wallet, stores = await server.wallet(USD=10), server.audit.stores
+        await spend(server, wallet, "first", 10)
+        flusher = make_flusher(stores.client, stores.ledger)
+        assert await flusher.run_once()
+        assert (await stores.ledger.unspent_grants(config.tenant, wallet)) == []
+        await server.call(refund_request(wallet, "first", USD=10))
+        await spend(server, wallet, "second", 10)
+        reply = await server.call(refund_request(wallet, "second", USD=4))
+        assert reply.balances[0].available_units == 4
+        assert await flusher.run_once()
+        assert await flusher.drain(DEADLINE_S)
+        await server.assert_conserved(wallet)
+
+
+def refund_request(wallet: str, hold_id: str, **units: int) -> pb.RefundRequest:
+    return pb.RefundRequest(wallet_id=wallet, hold_id=hold_id, refund_id=f"{hold_id}-back", amounts=amounts(**units))

@@ -282,6 +282,7 @@ Status = Literal[
     "HOLD_EXPIRED",
     "BELOW_HOLD",
     "EXCEEDS_DEBITED",
+    "GRANTS_MISSING",
     "BALANCE_OUT_OF_RANGE",
     "TICKET_EXPIRED",
     "GAP",
@@ -321,6 +322,8 @@ class SettleReply(Reply, kw_only=True, frozen=True):
     """ID_REUSED: digest of the first refund with this id."""
     now_ms: int = 0
     """HOLD_UNKNOWN of a commit: Redis TIME."""
+    grants: list[str] = []
+    """GRANTS_MISSING: those that a refund must bring as well."""
     hold: Hold | None = None
     balances: list[AssetBalance] = []
     replayed: bool = False

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from drawdown_server.holds.messages import AuthorizeReply, SettleReply
 
 
+class GrantsMissingError(DrawdownError):
+    """A refund must bring these grants as well: they are used up, and it goes back to them."""
+
+    def __init__(self, grant_ids: list[str]) -> None:
+        super().__init__(ErrorReason.INTERNAL, "internal error")
+        self.grant_ids = grant_ids
+
+
 @dataclass(frozen=True, slots=True)
 class UnknownAt:
     """Where the store was when it did not know a hold: it tells how old is what Postgres said of the hold since."""

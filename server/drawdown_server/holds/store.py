@@ -40,6 +40,7 @@ from drawdown_server.holds.messages import (
 )
 from drawdown_server.holds.model import DenialReason, Hold, Ticket, WalletReading
 from drawdown_server.holds.refusals import (
+    GrantsMissingError,
     HoldUnknownError,
     UnknownAt,
     hold_committed,
@@ -135,7 +136,7 @@ class HoldStore(ScriptSender):
         """Give debited units back to the grants that paid.
 
         Raises:
-            HoldUnknownError: Redis knows no such hold and the request does not bring it.
+            HoldUnknownError, GrantsMissingError: Redis does not know it, and the request does not bring it.
             DrawdownError: ID_REUSED (the refund's id, with other amounts), ASSET_NOT_HELD, EXCEEDS_DEBITED,
                 BALANCE_OUT_OF_RANGE, WALLET_NOT_FOUND.
         """
@@ -299,6 +300,8 @@ class HoldStore(ScriptSender):
             raise HoldUnknownError(request.wallet_id, request.hold_id, UnknownAt(int(request.epoch), reply.now_ms))
         if reply.status == "ID_REUSED" and isinstance(request, RefundRequest):
             raise id_reused("refund", request.refund_id, changed_field(reply.fingerprint, request.digest))
+        if reply.status == "GRANTS_MISSING":
+            raise GrantsMissingError(reply.grants)
         if reply.status != "OK":
             raise refusal(request.wallet_id, request.hold_id, reply)
         count_settlement(self._metrics, verb, reply)

@@ -49,7 +49,7 @@ from drawdown_server.rpc.hold_checks import (
 )
 from drawdown_server.rpc.lost_holds import LostHolds
 from drawdown_server.rpc.paging import decode_token, encode_token
-from drawdown_server.rpc.refund_grants import grants_that_may_have_paid
+from drawdown_server.rpc.refund_grants import grants_that_may_have_paid, refund
 from drawdown_server.rpc.validation import Checks, check_hold_name
 
 if TYPE_CHECKING:
@@ -263,12 +263,12 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
             tombstone_ms=self._limits.tombstone_ms,
         )
         try:
-            reply = await self._holds.refund(command)
+            reply = await refund(self._holds, self._ledger, command)
         except HoldUnknownError:
             command.recorded = await self._ledger.recorded_hold(tenant_id, request.wallet_id, request.hold_id)
             if command.recorded is None:
                 raise
-            reply = await self._holds.refund(command)
+            reply = await refund(self._holds, self._ledger, command)
         assert reply.hold is not None  # noqa: S101  # refund.lua: OK carries the hold
         return pb.RefundResponse(
             hold=convert.hold(request.wallet_id, reply.hold),

@@ -5,10 +5,11 @@
 --        ledger has it, for when Redis has forgotten it), tombstone_ms
 -- Reply  OK {hold, balances, replayed} | HOLD_UNKNOWN | ID_REUSED {fingerprint: digest of the first call}
 --        | ASSET_NOT_HELD {asset} | EXCEEDS_DEBITED {asset, required, available: debited and not refunded}
---        | BALANCE_OUT_OF_RANGE {asset, required} | NOT_LOADED | STALE_EPOCH
+--        | BALANCE_OUT_OF_RANGE {asset, required} | GRANTS_MISSING {grants: ids that the request must bring as well}
+--        | NOT_LOADED | STALE_EPOCH
 -- Checks, the first that fails decides: epoch; wallet loaded; hold known; refund id known (the same answer again);
---        assets held; not more than was debited; room for it, also where a grant that is over would not keep it. The
---        wallet's state is no check.
+--        assets held; not more than was debited; room for it, also where a grant that is over would not keep it; every
+--        grant that paid is alive or in the request. The wallet's state is no check.
 -- OOM    allowed: a full Redis must not trap money.
 
 local function known_digest(hold, refund_id)
@@ -41,6 +42,25 @@ local function refund_refusal(wallet, request, hold)
     end
   end
   return nil
+end
+
+-- Grants that paid, are used up, and are not in the request either: the caller could not know of a debit that Postgres
+-- has not recorded yet.
+local function missing_grants(wallet, request, hold)
+  local brought, missing = {}, {}
+  for _, grant in ipairs(request.grants) do
+    brought[grant[ID]] = true
+  end
+  for _, wanted in ipairs(request.amounts) do
+    local asset, debits = asset_of(wallet, wanted.asset), amount_of(hold, wanted.asset).debits
+    local live = asset and grants_of(wallet, wanted.asset, asset, debits) or {}
+    for _, debit in ipairs(debits) do
+      if debit[1] ~= '' and not live[debit[1]] and not brought[debit[1]] then
+        missing[#missing + 1] = debit[1]
+      end
+    end
+  end
+  return missing
 end
 
 -- Takes units off the debits of an amount, the last first. Returns {{grant id, units}, ...}.
@@ -106,6 +126,10 @@ local function refund_hold(wallet, request, hold)
   local refused = refund_refusal(wallet, request, hold)
   if refused then
     return refused
+  end
+  local missing = missing_grants(wallet, request, hold)
+  if #missing > 0 then
+    return { status = 'GRANTS_MISSING', grants = missing }
   end
   for _, wanted in ipairs(request.amounts) do
     refund_amount(wallet, request, amount_of(hold, wanted.asset), wanted.units)
