@@ -41,8 +41,9 @@ test: $(INSTALLED) ## every test but the minutes-long ones (PYTEST_ARGS="...")
 	$(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS_MAX) -m "not soak" $(PYTEST_ARGS)
 
 .PHONY: soak
-soak: $(INSTALLED) ## the minutes-long tests: a million steps of model and scripts side by side (STEPS=n TWIN_SEED=n)
-	STEPS=$${STEPS:-1000000} $(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS_MAX) -s -m soak $(PYTEST_ARGS)
+soak: $(INSTALLED) ## the minutes-long tests: faults on real processes, kills, model beside scripts (SECONDS=n SEED=n STEPS=n TWIN_SEED=n)
+	STEPS=$${STEPS:-1000000} SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) \
+	$(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS_MAX) -s -m soak $(PYTEST_ARGS)
 
 .PHONY: mutation
 mutation: $(INSTALLED) ## break the rules in the Lua one at a time; every mutant must be caught (ARGS="word of a name")

@@ -57,6 +57,12 @@ class Program:
         self._log = directory / f"{command}-{uuid4().hex[:6]}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self._was_ready = False
+
+    @property
+    def is_running(self) -> bool:
+        """It was started, and nobody has taken note of its end."""
+        return self._process is not None
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -66,6 +72,7 @@ class Program:
     def launch(self) -> None:
         """Start the process, and do not wait for it."""
         assert self._process is None, "started already"
+        self._was_ready = False
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -80,11 +87,18 @@ class Program:
         """Wait until it serves; its port (0 for a flusher)."""
         async with asyncio.timeout(WAIT_S):
             while True:
-                for line in self.log_lines():
-                    if line["event"] == READY[self._command]:
-                        return int(line.get("port", 0))
+                if self.says_ready():
+                    return next(int(line.get("port", 0)) for line in self.log_lines() if self._is_ready(line))
                 assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.log()}"
                 await asyncio.sleep(POLL_S)
+
+    def says_ready(self) -> bool:
+        """Whether this run has said that it serves."""
+        self._was_ready = self._was_ready or any(self._is_ready(line) for line in self.log_lines())
+        return self._was_ready
+
+    def _is_ready(self, line: dict[str, Any]) -> bool:
+        return bool(line["event"] == READY[self._command])
 
     async def start(self) -> int:
         self.launch()
