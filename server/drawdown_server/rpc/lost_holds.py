@@ -8,7 +8,9 @@ Why a hold is charged once, whoever repeats or races:
 3. The state that had settled it was lost. What was recorded of it, the ledger answers: the old epoch's flusher is
    fenced from the moment at which the new epoch is in Postgres. What was not recorded was copied to ``dead_letters``
    before ``left_epoch`` was cleared, if the old outbox was still there; such a Commit is answered as the replay that it
-   is, and it is an operator's to record. What is in neither is in no book: to charge it now is to charge it once.
+   is, and it is an operator's to record. What is in neither is in no book: to charge it now is to charge it once. (If
+   an old outbox turns up later, because the wrong Valkey was served meanwhile, it becomes dead letters then, and
+   whoever puts them right looks for the hold first: server/README.md.)
 4. Two Commits by the same token race, or one is repeated while the other is on its way to the ledger. Both ask Valkey
    first (a *ticket*: epoch and time of the HOLD_UNKNOWN), then the ledger, then the script again, with the ticket. If
    the other one charged after the ticket, its tombstone lives for at least a second from then on, and the script takes
@@ -29,6 +31,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import structlog
 
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     from drawdown_server.ledger.events import Event
     from drawdown_server.ledger.rows import SettledHoldRow
     from drawdown_server.ledger.store import LedgerStore
+
+log = structlog.get_logger(__name__)
 
 ATTEMPTS_MAX: Final = 3
 """A Commit for which Postgres took longer than a ticket lives, or which saw the epoch change, begins again."""
@@ -105,9 +110,12 @@ class LostHolds:
         if not await self._is_lost(request, row, content, ticket):
             raise HoldUnknownError(request.wallet_id, request.hold_id)
         lost = lost_hold(row, content, ticket)
-        return await self._holds.commit_lost(
+        reply = await self._holds.commit_lost(
             msgspec.structs.replace(request, lost=lost, ticket_ms=ticket.time_ms), ticket
         )
+        if reply is not None and not reply.replayed:
+            log.warning("hold.lost_and_charged", tenant_id=names[0], wallet_id=names[1], hold_id=names[2])
+        return reply
 
     async def _refuse_during_rebuild(self, request: CommitRequest, ticket: UnknownAt) -> None:
         """What the old epoch left behind is looked for in dead_letters only once all of it is there."""
