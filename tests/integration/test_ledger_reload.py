@@ -390,12 +390,12 @@ async def test_a_wallet_is_closed_only_when_it_is_empty_or_by_force(books: Books
         assert (await books.read()).state is WalletState.ACTIVE
         return error.value.message
 
-    assert await refused() == "wallet w has open holds"
+    assert await refused() == "wallet w has open holds: it is closed by force only"
     await books.commit("h", {"USD": 9})
-    assert await refused() == "wallet w has a balance of USD"
+    assert await refused() == "wallet w has a balance of USD: it is closed by force only"
     await books.charge("c", {"USD": 1})
     await books.grant("later", 5, effective_ms=await books.holds.now_ms() + LATE_MS)
-    assert await refused() == "wallet w has a grant that is not effective yet: later"
+    assert await refused() == "wallet w has a grant that is not effective yet: later: it is closed by force only"
     await books.admin.void_grant(TENANT, WALLET, "later", "")
     row = await books.admin.close_wallet(TENANT, WALLET, force=False, reason="left")
     assert row.state is WalletState.CLOSED
