@@ -21,6 +21,8 @@ class KnownHold:
     """What is known of one approved hold or charge."""
 
     wallet_id: str
+    token: bytes = b""
+    """Of a hold: what a Commit is charged by when Valkey has lost it."""
     debited: dict[str, int] = field(default_factory=dict)
     """In total by asset, as the last answer said."""
     refunded: dict[str, int] = field(default_factory=dict)

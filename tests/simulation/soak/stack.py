@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 import drawdown
+from drawdown_server.config import new_token_key
 from drawdown_server.dev.postgres import PostgresProcess
 from drawdown_server.dev.process import free_port
 from drawdown_server.dev.valkey import ValkeyProcess
@@ -144,11 +145,12 @@ class Stack:
         self.valkey_line = await enter(TcpProxy(self.valkey.port))
         self.postgres_line = await enter(TcpProxy(self.postgres.port, counts_replies=False))
         # The auditor goes past the lines.
-        self.config = settings(self.valkey.url, url, **SETTINGS)
+        own = SETTINGS | {"hold_token_keys": new_token_key()}
+        self.config = settings(self.valkey.url, url, **own)
         behind = settings(
             self.valkey_line.url,
             url.replace(f":{self.postgres.port}/", f":{self.postgres_line.port}/"),
-            **SETTINGS,
+            **own,
         )
         for number in range(SERVERS):
             port = free_port()

@@ -3,7 +3,7 @@
 Two servers and two flushers on an embedded Valkey (``appendfsync always``) and Postgres, each behind a line with
 faults; sixteen gateways, a reader and an operator on forty wallets. Nothing that was acknowledged may be lost, doubled
 or changed by any of it (``audit.py``). Then Valkey loses state for real: it is emptied, and it goes back to a copy;
-what the ledger has recorded must be there, and what goes are open holds.
+what the ledger has recorded must be there, and holds that were open are committed by their tokens.
 """
 
 from __future__ import annotations

@@ -156,13 +156,10 @@ class Gateway(Caller):
             self.open.append(request)
 
     async def commit_open(self) -> None:
-        """Settle what was left open; holds that were lost with Valkey's state may be unknown."""
+        """Settle what was left open: by its token, where the hold was lost with Valkey's state."""
         for request in self.open:
-            try:
-                await self._commit(request.wallet_id, request.hold_id, request.used)
-            except drawdown.NotFoundError:
-                self.books.holds[request.hold_id].is_settled = True  # it is gone; nothing was or will be debited
-                self.books.counts["lost holds"] += 1
+            await self._commit(request.wallet_id, request.hold_id, request.used)
+            self.books.counts["committed after a loss"] += 1
         self.open = []
 
     async def _authorize(self, request: Request) -> bool:
@@ -183,7 +180,8 @@ class Gateway(Caller):
         if not answer.approved:
             self.books.counts[f"denied {answer.denial.reason.value if answer.denial else ''}"] += 1
             return False
-        self.books.holds[request.hold_id] = KnownHold(request.wallet_id)
+        assert answer.hold is not None
+        self.books.holds[request.hold_id] = KnownHold(request.wallet_id, answer.hold.hold_token)
         if request.is_sent_twice and not is_forgotten:
             repeated = await self.answer("Authorize again", call)
             if not repeated.replayed or repeated.hold != answer.hold:
@@ -218,10 +216,9 @@ class Gateway(Caller):
     async def _commit(
         self, wallet_id: str, hold_id: str, used: dict[str, int], *, final: bool = True
     ) -> drawdown.CommitResult:
-        floor = self.books.seen.get(wallet_id, 0)
-        call = partial(drawdown.AsyncClient.commit, wallet_id=wallet_id, hold_id=hold_id, amounts=used, final=final)
-        answer = await self.answer("Commit" if final else "Commit progress", call)
-        known = self.books.holds[hold_id]
+        floor, known = self.books.seen.get(wallet_id, 0), self.books.holds[hold_id]
+        commit = partial(drawdown.AsyncClient.commit, wallet_id=wallet_id, hold_id=hold_id, hold_token=known.token)
+        answer = await self.answer("Commit" if final else "Commit progress", partial(commit, amounts=used, final=final))
         known.told(answer.hold, answer.wallet_sequence)
         known.is_settled = final
         self.books.check_balances(hold_id, answer.balances)
