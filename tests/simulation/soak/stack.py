@@ -182,6 +182,11 @@ class Stack:
         """How often programs were started again."""
         return sum(kept.starts - 1 for kept in (*self.servers, *self.flushers))
 
+    async def recoveries(self) -> int:
+        """Epochs begun because Valkey had lost state."""
+        async with open_pool(self.config) as pool:
+            return sum(row.epoch - 1 for row in await LedgerStore(pool).read_partitions())
+
     async def unrecorded(self, redis: Redis) -> int:
         """Events in the outboxes that Postgres has not recorded."""
         async with open_pool(self.config) as pool:

@@ -140,7 +140,7 @@ class Soak:
             "acknowledged_commits": sum(bool(hold.sequences) for hold in self.books.holds.values()),
             "grants": len(self.books.grants),
             "faults": sum(n for name, n in counts.items() if name.startswith("fault ")),
-            "recoveries": self.stack.starts,
+            "restarts": self.stack.starts,
             "retries": counts.get("retries", 0),
             "counts": counts,
         }
@@ -169,7 +169,7 @@ async def run_soak(directory: Path, seed: int, seconds: float, loss_s: float, *,
             say(f"soak: FAILED, SEED={seed} SECONDS={seconds:g}: {json.dumps(soak.summary())}")
             say("\n".join(stack.faults_of_ours()[:SHOWN]))
             raise
-        summary = soak.summary()
+        summary = soak.summary() | {"recoveries": await stack.recoveries()}
     say(f"soak: {json.dumps(summary | {'elapsed_s': round(time.monotonic() - began)})}")
     say("soak: conserved")
 
