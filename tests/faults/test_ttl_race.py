@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -23,6 +24,8 @@ USED: Final = 7
 TTL_S: Final = 1
 EDGE_MS: Final = 150
 """The call arrives up to so long before or after the expiry."""
+ENDS: Final = {(False, "in time"), (False, "late"), (True, "in time"), (True, "lost")}
+"""Whether the hold pays in full at its expiry, and how its Commit fared: each must have been seen."""
 
 
 @dataclass
@@ -52,7 +55,9 @@ async def test_a_call_at_the_edge_of_the_ttl_wins_or_loses_and_never_both(
     dice = random.Random(seed)  # noqa: S311
     async with run_server(config.model_copy(update={"sweep_interval_ms": 10})) as server:
         wallet, debited, outcomes = await server.wallet(USD=10_000_000), 0, set()
-        for number in range(rounds):
+        for number in count():
+            if number >= rounds and outcomes >= ENDS:
+                break  # every end has been seen; on a slow machine that takes more than one round
             races = await begun(server, wallet, dice, f"{number}-", holds)
             for race, reply in zip(races, await run(server, wallet, races), strict=True):
                 units, outcome = await settled(server, wallet, race, reply)
@@ -64,7 +69,6 @@ async def test_a_call_at_the_edge_of_the_ttl_wins_or_loses_and_never_both(
         entries = [e for e in await server.entries(wallet) if e.kind == types_pb2.ENTRY_KIND_DEBIT]
         assert sum(entry.units for entry in entries) == debited
         assert len({entry.hold_id for entry in entries}) == len(entries)
-        assert outcomes >= {(False, "in time"), (False, "late"), (True, "in time"), (True, "lost")}
 
 
 async def begun(server: Server, wallet: str, dice: random.Random, prefix: str, count: int) -> list[Race]:
