@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from drawdown_server.holds.connection import PipelinedConnection
 
 PATIENT_MS: Final = 20_000
+SENT_BY_S: Final = 0.5
+"""By then a server has sent a call on, also on a loaded machine."""
 CALLS: Final = 5_000
 PIECE_BYTES: Final = 7
 SEED: Final = 22
@@ -48,6 +50,11 @@ def frozen(valkey: ValkeyProcess) -> Iterator[None]:
 
 async def in_flight(connection: PipelinedConnection, calls: int) -> bool:
     return connection.in_flight == calls
+
+
+async def noticed(logs: list[MutableMapping[str, Any]], method: str) -> bool:
+    """Whether the server knows that a caller has gone."""
+    return any(line.get("code") == "CANCELLED" and line["method"].endswith(method) for line in logs)
 
 
 async def abandoned(logs: list[MutableMapping[str, Any]], count: int) -> list[tuple[str, str]]:
@@ -153,11 +160,13 @@ async def test_the_outcome_of_a_call_whose_caller_has_gone_is_told(
         wallet = await server.wallet(USD=100)
         with capture_logs() as logs:
             with frozen(valkey_server):
-                call = asyncio.create_task(server.call(authorize_request(wallet, "h", USD=10), deadline_s=0.3))
+                authorize = authorize_request(wallet, "h", USD=10)
+                call = asyncio.create_task(server.call(authorize, deadline_s=SENT_BY_S * 2))
                 if how == "client":
-                    await asyncio.wait([call], timeout=0.1)  # by then the server has sent it
+                    await asyncio.wait([call], timeout=SENT_BY_S)
                     call.cancel()
                 (result,) = await asyncio.gather(call, return_exceptions=True)
+                await until(lambda: noticed(logs, "AuthorizationService/Authorize"))
             assert await abandoned(logs, 1) == [("authorize", "OK")]
         if how == "deadline":
             assert isinstance(result, grpc.aio.AioRpcError)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from drawdown_server.dev.postgres import PostgresProcess
     from drawdown_server.dev.valkey import ValkeyProcess
 
-WAIT_S: Final = 20.0
+WAIT_S: Final = 60.0
 """Longest wait for a condition. Met within milliseconds; this is for a loaded machine."""
 DEADLINE_S: Final = 15.0
 """Of every call, so that a server that never answers fails its test by name."""
