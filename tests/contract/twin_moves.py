@@ -392,10 +392,10 @@ class Player:
         return change
 
     def room(self, asset: str) -> int:
-        """The highest overdraft limit that Postgres lets pass; 0 while it knows nothing."""
+        """The highest overdraft limit that Postgres lets pass; near the range none in a load: its funds come later."""
         wallet = self.world.wallet
         if wallet is None:
-            return 5 * self.scale
+            return 0 if self.scale == SCALES[-1] else 5 * self.scale
         there = wallet.assets.get(asset)
         coming = sum(grant.free for grant in there.scheduled) if there else 0
         return max(0, UNITS_MAX - max(0, there.settled if there else 0) - coming)
