@@ -58,7 +58,7 @@ def first_refusal(wallet: Wallet, hold: Hold, amounts: list[TotalUsed]) -> Settl
             )
     for wanted in amounts:
         # Also for what a grant that is over would not keep.
-        if not wallet.asset(wanted.asset).has_room(wanted.units):
+        if not wallet.seen(wanted.asset).has_room(wanted.units):
             return SettleReply(status="BALANCE_OUT_OF_RANGE", asset=wanted.asset, required=wanted.units)
     return None
 

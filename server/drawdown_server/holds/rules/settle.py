@@ -102,7 +102,7 @@ def overage_refusal(wallet: Wallet, hold: Hold, amount: HoldAmount, total: int) 
     delta, available = total - amount.reported, wallet.available(amount.asset)
     if amount.overage_policy is OveragePolicy.CHARGE_FULL and delta > amount.held:
         extra = delta - amount.held
-        if not wallet.asset(amount.asset).can_be_owed(extra):
+        if not wallet.seen(amount.asset).can_be_owed(extra):
             return SettleReply(status="BALANCE_OUT_OF_RANGE", asset=amount.asset, required=extra)
     if amount.overage_policy is not OveragePolicy.REJECT:
         return None

@@ -74,6 +74,10 @@ class Wallet:
         """An asset of the wallet, new if it never had any of it."""
         return self.assets.setdefault(code, Asset(code))
 
+    def seen(self, code: str) -> Asset:
+        """An asset as a check sees it: one that the wallet never had is empty, and stays unknown."""
+        return self.assets.get(code) or Asset(code)
+
     def available(self, code: str) -> int:
         """What can be held of an asset; 0 if the wallet never had any of it."""
         return self.assets[code].available if code in self.assets else 0
