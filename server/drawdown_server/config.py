@@ -172,7 +172,7 @@ class Config(BaseSettings):
         return cls(_cli_settings_source=source)  # type: ignore[call-arg]  # of BaseSettings, which its plugin hides
 
     def masked(self) -> dict[str, str]:
-        """Every setting as text, passwords inside URLs masked."""
+        """Every setting as text, passwords inside URLs and the secrets of token keys masked."""
         values = {name: str(value) for name, value in self.model_dump().items()}
         for name in ("valkey_url", "postgres_url"):
             values[name] = mask_url(values[name])
