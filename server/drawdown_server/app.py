@@ -43,6 +43,7 @@ from drawdown_server.holds.store import HoldStore
 from drawdown_server.holds.sweeper import Sweeper
 from drawdown_server.holds.token import TokenKeys
 from drawdown_server.identity.caller import Caller
+from drawdown_server.identity.scopes import ALL_SCOPES
 from drawdown_server.ledger.backlog import Backlog
 from drawdown_server.ledger.confirming import Confirmations
 from drawdown_server.ledger.database import open_pool
@@ -325,7 +326,7 @@ async def serve(
         stores = await opened.enter_async_context(open_stores(config, metrics))
         changes = ChangeApplier(stores.holds, stores.ledger)
         recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
-        calls = CallInterceptor(Caller(tenant_id=config.tenant), recorder)
+        calls = CallInterceptor(Caller(config.tenant, "", ALL_SCOPES), recorder)
         metrics.follow_calls(calls)
         health = Health(service_names())
         server = build_server(config, stores, changes, calls, health)

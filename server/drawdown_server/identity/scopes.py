@@ -1,0 +1,60 @@
+"""What a credential may do: one scope per method, and a method without a row is denied to everybody.
+
+No scope contains another: a key has the scopes that it was given and no others.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class Scope(StrEnum):
+    """What a caller may do."""
+
+    AUTHORIZE = "authorize"
+    """The data plane: hold, commit, release, charge, and give back what was charged. A gateway's."""
+    READ = "read"
+    """Look at everything of the tenant, but its credentials and its audit log."""
+    WALLETS = "wallets"
+    """Open, freeze and close wallets, end their holds, limit what they spend. Makes no money."""
+    FUNDS = "funds"
+    """Everything that lets a wallet spend more, or takes away what it has: grants and overdraft limits."""
+    ADMIN = "admin"
+    """The tenant's assets, keys and audit log."""
+
+
+ALL_SCOPES: Final = frozenset(Scope)
+
+SCOPES: Final[dict[str, Scope]] = {
+    "drawdown.v1.AssetService/CreateAsset": Scope.ADMIN,
+    "drawdown.v1.AssetService/GetAsset": Scope.READ,
+    "drawdown.v1.AssetService/ListAssets": Scope.READ,
+    "drawdown.v1.AuthorizationService/Authorize": Scope.AUTHORIZE,
+    "drawdown.v1.AuthorizationService/Commit": Scope.AUTHORIZE,
+    "drawdown.v1.AuthorizationService/Release": Scope.AUTHORIZE,
+    "drawdown.v1.AuthorizationService/Extend": Scope.AUTHORIZE,
+    "drawdown.v1.AuthorizationService/Charge": Scope.AUTHORIZE,
+    "drawdown.v1.AuthorizationService/Refund": Scope.AUTHORIZE,
+    "drawdown.v1.AuthorizationService/ForceRelease": Scope.WALLETS,
+    "drawdown.v1.AuthorizationService/GetHold": Scope.READ,
+    "drawdown.v1.AuthorizationService/ListHolds": Scope.READ,
+    "drawdown.v1.BalanceService/GetBalance": Scope.READ,
+    "drawdown.v1.CapService/SetCap": Scope.WALLETS,
+    "drawdown.v1.CapService/RemoveCap": Scope.WALLETS,
+    "drawdown.v1.CapService/ListCaps": Scope.READ,
+    "drawdown.v1.GrantService/CreateGrant": Scope.FUNDS,
+    "drawdown.v1.GrantService/GetGrant": Scope.READ,
+    "drawdown.v1.GrantService/ListGrants": Scope.READ,
+    "drawdown.v1.GrantService/VoidGrant": Scope.FUNDS,
+    "drawdown.v1.GrantService/SetGrantExpiry": Scope.FUNDS,
+    "drawdown.v1.LedgerService/ListEntries": Scope.READ,
+    "drawdown.v1.WalletService/CreateWallet": Scope.WALLETS,
+    "drawdown.v1.WalletService/GetWallet": Scope.READ,
+    "drawdown.v1.WalletService/ListWallets": Scope.READ,
+    "drawdown.v1.WalletService/FreezeWallet": Scope.WALLETS,
+    "drawdown.v1.WalletService/UnfreezeWallet": Scope.WALLETS,
+    "drawdown.v1.WalletService/CloseWallet": Scope.WALLETS,
+    "drawdown.v1.WalletService/SetOverdraftLimit": Scope.FUNDS,
+}
+"""The scope that each method needs, by its full name without the leading slash."""
