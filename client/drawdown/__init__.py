@@ -5,7 +5,7 @@
 """
 
 from drawdown._amounts import SCALE_MAX, UNITS_MAX, format_amount, format_units, to_decimal, to_units
-from drawdown._channel import TARGET_DEFAULT, TIMEOUT_S_DEFAULT, USE_CLIENT_DEFAULT
+from drawdown._channel import TARGET_DEFAULT, TIMEOUT_S_DEFAULT, USE_CLIENT_DEFAULT, tls_credentials
 from drawdown._client import AsyncClient
 from drawdown._enums import (
     CapMode,
@@ -134,6 +134,7 @@ __all__ = [
     "WalletState",
     "format_amount",
     "format_units",
+    "tls_credentials",
     "to_decimal",
     "to_units",
 ]

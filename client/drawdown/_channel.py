@@ -7,10 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import grpc
+
 if TYPE_CHECKING:
-    import grpc
+    from os import PathLike
 
 TARGET_DEFAULT: Final = "127.0.0.1:50051"
 """Where `make run` serves."""
@@ -70,6 +73,32 @@ CHANNEL_OPTIONS: Final[Sequence[tuple[str, str | int]]] = (
 )
 
 
+def tls_credentials(
+    ca: FilePath | None = None, *, certificate: FilePath | None = None, key: FilePath | None = None
+) -> grpc.ChannelCredentials:
+    """TLS for a client: ``Client("drawdown:50051", credentials=drawdown.tls_credentials("ca.pem"))``.
+
+    The server's certificate must be signed by ``ca`` and name the host of the target. The files are read here, once:
+    when a certificate of yours is renewed, make a new client.
+
+    Args:
+        ca: PEM file of the roots to trust; None: the public ones that gRPC carries.
+        certificate: PEM file of the client's own certificate and its chain, for a server that asks for one.
+        key: PEM file of its private key, not encrypted.
+
+    Raises:
+        ValueError: A certificate without its key, or the other way round.
+        OSError: A file cannot be read.
+    """
+    if (certificate is None) != (key is None):
+        raise ValueError("certificate and key go together: give both or neither")
+    return grpc.ssl_channel_credentials(_read(ca), _read(key), _read(certificate))
+
+
+def _read(file: FilePath | None) -> bytes | None:
+    return None if file is None else Path(file).read_bytes()
+
+
 class ClientDefault(Enum):
     """The type of ``USE_CLIENT_DEFAULT``."""
 
@@ -83,6 +112,7 @@ USE_CLIENT_DEFAULT: Final = ClientDefault.TOKEN
 """The default of ``timeout_s`` on every call. There is no way to say "no deadline": a call without one can hang for
 ever, so ``None`` is refused rather than guessed at."""
 
+FilePath: TypeAlias = "str | PathLike[str]"
 Timeout: TypeAlias = float | ClientDefault
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 

@@ -83,7 +83,7 @@ class AsyncClient:
     Args:
         target: ``host:port``, or any gRPC target such as ``dns:///drawdown:50051``; calls go round all its addresses.
         timeout_s: Deadline of each call in seconds, its retries included. A call can set its own.
-        credentials: For TLS, from ``grpc.ssl_channel_credentials(...)``. None means plaintext.
+        credentials: For TLS, from ``drawdown.tls_credentials(...)``. None means plaintext.
         metadata: Sent with every call, e.g. ``[("authorization", "Bearer ...")]``.
     """
 

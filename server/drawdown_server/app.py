@@ -62,6 +62,8 @@ from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.health import Health
 from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.rpc.ledger import LedgerService
+from drawdown_server.rpc.ports import bind
+from drawdown_server.rpc.tls import open_certificate
 from drawdown_server.rpc.transport import SERVER_OPTIONS
 from drawdown_server.rpc.wallets import BalanceService, WalletService
 from drawdown_server.signals import stop_on_signals
@@ -176,6 +178,7 @@ async def check(config: Config) -> None:
         ConfigurationError: With what to change.
         StoreUnavailableError: A store cannot be reached.
     """
+    open_certificate(config)
     await check_schema(config)
     async with open_pool(config) as pool:
         await LedgerStore(pool).check_partition_count(config.partitions)
@@ -319,6 +322,9 @@ async def serve(
     stop = stop or asyncio.Event()
     stop_background = asyncio.Event()
     metrics = Metrics()
+    certificate = open_certificate(config)
+    if certificate is not None:
+        metrics.follow_certificate(certificate)
     async with AsyncExitStack() as opened:
         tracing = await opened.enter_async_context(
             open_exporters(metrics.registry, sample_ratio=config.trace_sample_ratio)
@@ -330,7 +336,7 @@ async def serve(
         metrics.follow_calls(calls)
         health = Health(service_names())
         server = build_server(config, stores, changes, calls, health)
-        port = bind(server, config)
+        port = bind(server, config, certificate)
         await opened.enter_async_context(open_admin(config, metrics.registry, health.check))
         await server.start()
         # One dead background task ends the process: better restarted than half alive.
@@ -401,15 +407,3 @@ async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:
             with stop_on_signals(stop):
                 await run_flusher(config, stores, metrics, stop)
     log.info("flusher.stopped")
-
-
-def bind(server: grpc.aio.Server, config: Config) -> int:
-    """Bind the server's port; the port, which is a free one for port 0."""
-    address = f"{config.grpc_host}:{config.grpc_port}"
-    try:
-        return server.add_insecure_port(address)
-    except RuntimeError:
-        raise ConfigurationError(
-            f"cannot listen on {address}: the port is taken or the address is not ours. "
-            "Choose another with --grpc-port or DRAWDOWN_GRPC_PORT."
-        ) from None

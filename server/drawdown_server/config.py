@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from base64 import b64decode, urlsafe_b64encode
 from datetime import UTC, datetime
+from pathlib import Path  # noqa: TC003  # pydantic needs the type at run time
 from secrets import token_bytes, token_hex
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 PARTITIONS_DEFAULT: Final = 64
@@ -48,6 +49,26 @@ class Config(BaseSettings):
     )
     grpc_host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     grpc_port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 50051
+    tls_certificate: Annotated[
+        Path | None,
+        BeforeValidator(_none_if_empty),
+        Field(description="PEM file of the server's certificate and its chain; empty: calls come in plain text"),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        BeforeValidator(_none_if_empty),
+        Field(description="PEM file of its private key", validate_default=True),
+    ] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        BeforeValidator(_none_if_empty),
+        Field(description="PEM file of roots: callers must bring a certificate that one of them signed"),
+    ] = None
+    grpc_certificate_port: Annotated[
+        Annotated[int, Field(ge=0, le=65535)] | None,
+        BeforeValidator(_none_if_empty),
+        Field(description="port on which callers must bring a certificate; grpc_port then takes those without one"),
+    ] = None
     tenant: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$", description="tenant of every call until identity is configured"),
@@ -144,6 +165,29 @@ class Config(BaseSettings):
     ] = 0.01
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="least level logged")] = "INFO"
     log_format: Annotated[Literal["json", "console"], Field(description="how log lines are written")] = "json"
+
+    @field_validator("tls_key")
+    @classmethod
+    def _check_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("tls_certificate") is None):
+            raise ValueError("a certificate and its key go together: set tls_certificate and tls_key")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _check_client_ca(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_certificate") is None:
+            raise ValueError("callers can bring a certificate over TLS only: set tls_certificate and tls_key")
+        return value
+
+    @field_validator("grpc_certificate_port")
+    @classmethod
+    def _check_certificate_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("tls_client_ca") is None:
+            raise ValueError("needs tls_client_ca: who signs the certificates of callers")
+        if value and value == info.data.get("grpc_port"):
+            raise ValueError("must be another port than grpc_port")
+        return value
 
     @field_validator("hold_token_keys")
     @classmethod

@@ -278,7 +278,9 @@ def settings(valkey_url: str, postgres_url: str, **others: object) -> Config:
 
 
 @asynccontextmanager
-async def open_channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
+async def open_channel(
+    port: int, credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
     """A channel of its own (without sharing sockets with others), which tries again quickly when the server is gone."""
     options = [
         ("grpc.use_local_subchannel_pool", 1),
@@ -286,13 +288,20 @@ async def open_channel(port: int) -> AsyncIterator[grpc.aio.Channel]:
         ("grpc.min_reconnect_backoff_ms", 1_000),  # how long an attempt may take; a refusal is noticed at once
         ("grpc.max_reconnect_backoff_ms", 100),
     ]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+    target = f"127.0.0.1:{port}"
+    if credentials is None:
+        opened = grpc.aio.insecure_channel(target, options=options)
+    else:
+        opened = grpc.aio.secure_channel(target, credentials, options=options)
+    async with opened as channel:
         yield channel
 
 
 @asynccontextmanager
-async def run_server(config: Config, *, assets: bool = True) -> AsyncIterator[Server]:
-    """A server in this event loop; stopped, and drained, at the end."""
+async def run_server(
+    config: Config, *, assets: bool = True, credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[Server]:
+    """A server in this event loop; stopped, and drained, at the end. With credentials its calls go over TLS."""
     stop = asyncio.Event()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(config, stop=stop, on_ready=ready.set_result), name="server")
@@ -300,7 +309,7 @@ async def run_server(config: Config, *, assets: bool = True) -> AsyncIterator[Se
     if task.done():
         await task
     try:
-        async with open_channel(ready.result()) as channel, open_audit(config) as audit:
+        async with open_channel(ready.result(), credentials) as channel, open_audit(config) as audit:
             server = Server(channel, config, ready.result(), stop, task, audit)
             if assets:
                 await server.create_assets()

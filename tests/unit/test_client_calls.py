@@ -26,6 +26,7 @@ from fake_drawdown import Caller, Failure, FakeDrawdown, approved, committed, de
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from google.protobuf.message import Message
 
@@ -570,6 +571,15 @@ async def test_credentials_mean_tls(fake: FakeDrawdown) -> None:
 
     await asyncio.to_thread(synchronous)
     assert not fake.calls("GetWallet")
+
+
+def test_a_certificate_of_the_client_needs_its_key(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"")
+    for half in ({"certificate": tmp_path / "x"}, {"key": str(tmp_path / "x")}):
+        with pytest.raises(ValueError, match="go together"):
+            drawdown.tls_credentials(**half)
+    with pytest.raises(FileNotFoundError):
+        drawdown.tls_credentials(tmp_path / "missing")
 
 
 def test_settings_with_a_token_do_not_show_it() -> None:

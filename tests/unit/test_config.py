@@ -48,6 +48,26 @@ def test_a_bad_value_names_its_setting(monkeypatch: pytest.MonkeyPatch, name: st
     assert [error["loc"] for error in caught.value.errors()] == [(name.lower(),)]
 
 
+@pytest.mark.parametrize(("settings", "name", "rule"), [
+    ({"TLS_CERTIFICATE": "a"}, "tls_key", "a certificate and its key go together"),
+    ({"TLS_KEY": "a"}, "tls_key", "a certificate and its key go together"),
+    ({"TLS_CLIENT_CA": "a"}, "tls_client_ca", "over TLS only"),
+    ({"TLS_CERTIFICATE": "a", "TLS_KEY": "b", "GRPC_CERTIFICATE_PORT": "1"}, "grpc_certificate_port", "tls_client_ca"),
+    (
+        {"TLS_CERTIFICATE": "a", "TLS_KEY": "b", "TLS_CLIENT_CA": "c", "GRPC_PORT": "1", "GRPC_CERTIFICATE_PORT": "1"},
+        "grpc_certificate_port", "must be another port than grpc_port",
+    ),
+])  # fmt: skip
+def test_settings_of_tls_that_do_not_go_together_are_named(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], name: str, rule: str
+) -> None:
+    for variable, value in settings.items():
+        monkeypatch.setenv(f"DRAWDOWN_{variable}", value)
+    with pytest.raises(ValidationError, match=rule) as caught:
+        Config.from_flags([], program=PROGRAM)
+    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+
+
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         Config.from_flags(["--help"], program=PROGRAM)

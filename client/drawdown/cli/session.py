@@ -9,6 +9,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, ParamSpec, cast
 
 import typer
@@ -21,11 +22,14 @@ from drawdown import (
     InvalidRequestError,
     NotFoundError,
     UnavailableError,
+    tls_credentials,
 )
 from drawdown.cli.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import grpc
 
 P = ParamSpec("P")
 
@@ -42,7 +46,7 @@ be left out.
 
 Exit codes: 0 done or approved, 1 error, 2 wrong usage, 3 denied.
 
---target, --timeout and --json may stand before or after the command.
+--target, --timeout and --json may stand before or after the command, the options of TLS before it.
 """
 
 TARGET_ENVIRONMENT: Final = "DRAWDOWN_TARGET"
@@ -54,6 +58,23 @@ CommandTarget = Annotated[
 ]
 TimeoutOption = Annotated[
     float | None, typer.Option("--timeout", help=f"Deadline of each call in seconds. [default: {TIMEOUT_S_DEFAULT:g}]")
+]
+TlsOption = Annotated[bool, typer.Option("--tls", envvar="DRAWDOWN_TLS", help="TLS, trusting the public roots.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option("--tls-ca", envvar="DRAWDOWN_TLS_CA", help="TLS, trusting the roots in this PEM file instead."),
+]
+# Not DRAWDOWN_TLS_CERTIFICATE: that is the server's own, and both may run in one container.
+ClientCertificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--client-certificate",
+        envvar="DRAWDOWN_CLIENT_CERTIFICATE",
+        help="PEM file of a certificate of ours, for a server that asks for one.",
+    ),
+]
+ClientKey = Annotated[
+    Path | None, typer.Option("--client-key", envvar="DRAWDOWN_CLIENT_KEY", help="PEM file of its private key.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine output: units as integers, amounts as decimal texts.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
@@ -76,12 +97,38 @@ app = noun(HELP)
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """The options of TLS, as given."""
+
+    on: bool = False
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """For the client; None means plain text.
+
+        Raises:
+            typer.BadParameter: A file cannot be read, or a certificate has no key.
+        """
+        if not (self.on or self.ca or self.certificate or self.key):
+            return None
+        try:
+            return tls_credentials(self.ca, certificate=self.certificate, key=self.key)
+        except OSError as error:
+            raise typer.BadParameter(f"{error.filename}: {error.strerror}", param_hint="TLS") from error
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--client-certificate, --client-key") from error
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """The options of every command, as given."""
 
     target: str | None = None
     timeout_s: float | None = None
     json: bool = False
+    tls: Tls = Tls()
 
 
 class Session:
@@ -96,9 +143,12 @@ class Session:
     def client(self) -> Client:
         """The client; it connects with its first call."""
         timeout_s = self.options.timeout_s
+        credentials = self.options.tls.credentials()
         try:
             return Client(
-                self.options.target or TARGET_DEFAULT, timeout_s=TIMEOUT_S_DEFAULT if timeout_s is None else timeout_s
+                self.options.target or TARGET_DEFAULT,
+                timeout_s=TIMEOUT_S_DEFAULT if timeout_s is None else timeout_s,
+                credentials=credentials,
             )
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--timeout") from error
@@ -137,9 +187,17 @@ class Session:
 
 @app.callback()
 def _root(
-    ctx: typer.Context, *, target: RootTarget = None, timeout: TimeoutOption = None, as_json: AsJson = False
+    ctx: typer.Context,
+    *,
+    target: RootTarget = None,
+    timeout: TimeoutOption = None,
+    as_json: AsJson = False,
+    tls: TlsOption = False,
+    tls_ca: TlsCa = None,
+    client_certificate: ClientCertificate = None,
+    client_key: ClientKey = None,
 ) -> None:
-    ctx.obj = Options(target, timeout, as_json)
+    ctx.obj = Options(target, timeout, as_json, Tls(tls, tls_ca, client_certificate, client_key))
 
 
 def _parameter(name: str, annotation: object, default: object = inspect.Parameter.empty) -> inspect.Parameter:
@@ -173,6 +231,7 @@ def command(
                     target=given.target if target is None else target,
                     timeout_s=given.timeout_s if timeout is None else timeout,
                     json=given.json or as_json,
+                    tls=given.tls,
                 )
             )
             try:

@@ -43,6 +43,17 @@ class CallCounts(Protocol):
         """Calls that went on without their caller, by path (with its slash) and gRPC's code."""
 
 
+class CertificateCounts(Protocol):
+    """What the server's certificate knows of itself."""
+
+    reloads_total: int
+    failures_total: int
+
+    @property
+    def expire_s(self) -> float:
+        """When it expires, since the Unix epoch."""
+
+
 class FlusherCounts(Protocol):
     """What a flusher knows of itself."""
 
@@ -151,6 +162,17 @@ class Metrics:
         self._swept = registry.observed_counter(
             "drawdown.sweep.holds", "{hold}", "Holds that the sweep expired, and tombstones that it forgot.", "outcome"
         )
+        self._certificate_expiry = registry.gauge(
+            "drawdown.tls.certificate.expire_time",
+            "s",
+            "When the server's certificate expires, since the Unix epoch; not there without TLS.",
+        )
+        self._certificate_reloads = registry.observed_counter(
+            "drawdown.tls.reloads",
+            "{reload}",
+            "Times that the files of the certificate changed, by what came of it.",
+            "outcome",
+        )
         self._define_ledger(registry)
 
     def _define_ledger(self, registry: Registry) -> None:
@@ -250,6 +272,13 @@ class Metrics:
         """Look here for the calls in flight, and those that were abandoned."""
         self._calls_in_flight.follow_one(lambda: calls.in_flight)
         self._calls_abandoned.follow(lambda: {(path[1:], code): n for (path, code), n in calls.abandoned.items()})
+
+    def follow_certificate(self, certificate: CertificateCounts) -> None:
+        """Look here for the expiry of the server's certificate, and how often it was replaced."""
+        self._certificate_expiry.follow_one(lambda: certificate.expire_s)
+        self._certificate_reloads.follow(
+            lambda: {("taken",): certificate.reloads_total, ("refused",): certificate.failures_total}
+        )
 
     def follow_store(
         self,
