@@ -33,14 +33,16 @@ _SERVICE_CONFIG: Final = {
                 "initialBackoff": "0.05s",  # with jitter; a draining server is gone from the list by then
                 "maxBackoff": "0.5s",  # all attempts share the call's one deadline
                 "backoffMultiplier": 3,
-                # Nothing else: DEADLINE_EXCEEDED has no time left, RESOURCE_EXHAUSTED would make it worse.
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                # CANCELLED comes from a server, or a proxy, that ended before it took the call: a caller who cancels
+                # is past all retries. DEADLINE_EXCEEDED has no time left, RESOURCE_EXHAUSTED would make it worse.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
     # Each failure costs one token, each success gives 0.1 back; below half, no retries: a service that is down for
-    # good sees each call once and not three times.
-    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
+    # good sees each call once and not three times. Half is more than the calls that one lost connection can fail (a
+    # server takes 256 at once), so that each of those is sent again.
+    "retryThrottling": {"maxTokens": 600, "tokenRatio": 0.1},
     # Over all servers that the target's name resolves to; the default would send everything to the first.
     "loadBalancingConfig": [{"round_robin": {}}],
     # A server that is about to end says so here while it still answers, and gets no more calls: retries alone would

@@ -9,7 +9,7 @@ import asyncio
 import os
 import secrets
 import socket
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +35,7 @@ from drawdown.v1 import (
     wallet_service_pb2_grpc,
 )
 from drawdown_server.config import token_secrets
-from drawdown_server.errors import ConfigurationError, StoreUnavailableError
+from drawdown_server.errors import ConfigurationError
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library
 from drawdown_server.holds.startup import check_store, open_client
@@ -58,6 +58,7 @@ from drawdown_server.rpc.assets import AssetService
 from drawdown_server.rpc.authorization import AuthorizationService, HoldLimits
 from drawdown_server.rpc.calls import CallRecorder
 from drawdown_server.rpc.caps import CapService
+from drawdown_server.rpc.draining import end_calls
 from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.health import Health
 from drawdown_server.rpc.interceptor import CallInterceptor
@@ -90,8 +91,6 @@ DRAIN_EXTRA_S: Final = 10.0
 """How long the flusher may take at shutdown to record what is in the outbox; the rest waits safely in Valkey."""
 BLOCKING_READ_EXTRA_MS: Final = 2_000
 """A blocking read is answered this much later than asked for at the latest."""
-LAST_ANSWERS_S: Final = 0.25
-"""From the end of the last call until its answer is on the wire, and those that came meanwhile are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,28 +359,14 @@ async def serve(
                 with stop_on_signals(stop):
                     await stop.wait()
                 log.info("server.draining")
-                await health.tell(StoreUnavailableError("server", "this server is draining"))
+                health.leave()
                 await asyncio.sleep(config.drain_delay_s)
             finally:
                 # Also when a background task died: calls in flight still get their answers.
                 stores.confirmations.end()
-                await end_calls(server, calls, config.drain_grace_s)
+                await end_calls(server, calls, health, port, config.drain_grace_s)
                 stop_background.set()
     log.info("server.stopped")
-
-
-async def end_calls(server: grpc.aio.Server, calls: CallInterceptor, grace_s: float) -> None:
-    """Refuse new calls, let those in flight finish, end the rest.
-
-    Streams such as health Watch never finish by themselves; they are ended as soon as no call is left.
-    """
-    calls.refuse_new()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(grace_s):
-            await calls.idle()
-            # gRPC ends what is waiting for a handler with CANCELLED, which nobody sends again: empty its queue first.
-            await asyncio.sleep(LAST_ANSWERS_S)
-    await server.stop(LAST_ANSWERS_S)
 
 
 async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:

@@ -7,7 +7,7 @@ store: a restart mends none.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,14 +26,22 @@ LIVENESS: Final = "liveness"
 """Health name that says only that the process answers."""
 PROBE_INTERVAL_S: Final = 0.5
 """Shorter than the interval of load balancers that ask. It costs Valkey two PINGs a second per server."""
+DRAINING: Final = StoreUnavailableError("server", "this server is draining")
 _STATUS: Final = health_pb2.HealthCheckResponse
 
 
-class _Servicer(Protocol):
-    """What we need of grpc_health's servicer, which has no types."""
+class _Servicer(health_aio.HealthServicer):  # type: ignore[misc]  # it has no types
+    """Check and Watch, which part ways while a server ends."""
 
-    async def set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        """Set the status of one service."""
+    is_leaving = False
+
+    async def Check(  # noqa: N802  # the service's name
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> health_pb2.HealthCheckResponse:
+        reply: health_pb2.HealthCheckResponse = await super().Check(request, context)
+        if self.is_leaving and request.service != LIVENESS:
+            return health_pb2.HealthCheckResponse(status=_STATUS.NOT_SERVING)
+        return reply
 
 
 class Health:
@@ -45,7 +53,7 @@ class Health:
 
     def __init__(self, services: Sequence[str]) -> None:
         self._names = ("", *services)
-        self._servicer: _Servicer = health_aio.HealthServicer()
+        self._servicer = _Servicer()
         self._problem: DrawdownError | None = StoreUnavailableError("server", "this server is starting")
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -62,14 +70,27 @@ class Health:
             await self._servicer.set(name, _STATUS.SERVING if problem is None else _STATUS.NOT_SERVING)
         await self._servicer.set(LIVENESS, _STATUS.SERVING)
 
+    def leave(self) -> None:
+        """Tell those who ask (Check, readiness) to send nobody here; those who are connected (Watch) stay for now.
+
+        A client that follows Watch and knows no other address would only fail until its connection ends.
+        """
+        self._servicer.is_leaving = True
+
+    async def send_away(self) -> None:
+        """Tell everybody to leave, also those who are connected."""
+        self.leave()
+        await self.tell(DRAINING)
+
     async def check(self) -> None:
         """What was said last, for others who are asked whether this server is ready.
 
         Raises:
             StoreUnavailableError: The problem.
         """
-        if self._problem is not None:
-            raise StoreUnavailableError(self._problem.metadata.get("store", "server"), self._problem.message)
+        problem = DRAINING if self._servicer.is_leaving else self._problem
+        if problem is not None:
+            raise StoreUnavailableError(problem.metadata.get("store", "server"), problem.message)
 
     async def watch(self, probe: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
         """Follow a probe that raises a ``DrawdownError`` while calls would fail, until told to stop."""

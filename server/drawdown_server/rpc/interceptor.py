@@ -127,6 +127,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._recorder = recorder
         self._in_flight = 0
         self._is_refusing = False
+        self.refused = 0
+        """Calls that came after ``refuse_new``."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._going_on: set[asyncio.Task[object]] = set()
@@ -139,6 +141,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     def _check_not_draining(self) -> None:
         if self._is_refusing:
+            self.refused += 1
             raise StoreUnavailableError("server", "this server is draining")
 
     @property
