@@ -128,6 +128,26 @@ async def test_sigterm_answers_calls_in_flight_and_records_everything(
         await audit.assert_conserved(wallet)
 
 
+async def test_who_is_connected_goes_on_while_load_balancers_look_away(config: Config) -> None:
+    patient = config.model_copy(update={"drain_delay_s": 1.0})
+    async with run_server(patient) as server:
+        wallet = await server.wallet(USD=1000)
+        watch = server.health.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        server.stop.set()
+
+        async def leaving() -> bool:
+            return await health(server) == NOT_SERVING
+
+        await until(leaving)
+        told = asyncio.ensure_future(watch.read())
+        reply = await server.authorize(wallet, "h", USD=1)
+        assert reply.decision == pb.DECISION_APPROVED
+        assert not told.done(), "a client that follows health would have failed this call"
+        assert (await told).status == NOT_SERVING
+        await server.assert_conserved(wallet)
+
+
 async def test_sigint_right_after_the_answers_still_records_them(config: Config, directory: Path) -> None:
     async with open_audit(config) as audit, process(config, directory) as (server, rpc):
         wallet = await rpc.wallet(USD=1000)

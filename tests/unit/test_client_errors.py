@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 import drawdown
 from drawdown import _status
 from drawdown.v1 import wallet_service_pb2
+from drawdown_server.rpc.transport import STREAMS_MAX
 from fake_drawdown import Caller, Failure, FakeDrawdown, approved
 
 if TYPE_CHECKING:
@@ -130,6 +132,30 @@ async def test_unavailable_is_tried_three_times_with_the_same_ids(fake: FakeDraw
     ids = {arrived.request.hold_id for arrived in fake.calls("Authorize")}
     assert len(fake.calls("Authorize")) == 3
     assert len(ids) == 1
+
+
+async def test_a_call_that_a_server_cancelled_while_it_ended_is_sent_again(fake: FakeDrawdown, call: Caller) -> None:
+    fake.answer("Authorize", Failure(grpc.StatusCode.CANCELLED), approved({"USD": 1}))
+    assert await call("authorize", wallet_id="demo", amounts={"USD": 1}, timeout_s=20)
+    assert len({arrived.request.hold_id for arrived in fake.calls("Authorize")}) == 1
+    assert len(fake.calls("Authorize")) == 2
+
+
+async def test_every_call_of_a_full_connection_that_breaks_is_sent_again(fake: FakeDrawdown) -> None:
+    """As many failures at once as a server takes calls on one connection must not use up the right to retry."""
+    seen: set[str] = set()
+
+    def first_fails(request: Any) -> Any:  # noqa: ANN401 - of Authorize, and the answer or a failure
+        if request.hold_id in seen:
+            return approved({"USD": 1})
+        seen.add(request.hold_id)
+        return UNAVAILABLE
+
+    fake.answer("Authorize", first_fails)
+    async with drawdown.AsyncClient(fake.target, timeout_s=20) as client:
+        calls = [client.authorize(wallet_id="demo", amounts={"USD": 1}) for _ in range(STREAMS_MAX)]
+        assert len(await asyncio.gather(*calls)) == STREAMS_MAX
+    assert len(fake.calls("Authorize")) == 2 * STREAMS_MAX
 
 
 async def test_unavailable_for_good_is_an_error_that_says_so(fake: FakeDrawdown, call: Caller) -> None:
