@@ -91,10 +91,8 @@ def test_a_piece_of_a_token_is_none(length: int) -> None:
 def test_bytes_that_are_no_content_are_refused_whoever_signed_them() -> None:
     keys = TokenKeys(ONE)
     for content in (b"", b"\xc1", msgspec.msgpack.encode([1]), msgspec.msgpack.encode(["\x00"] * 12)):
-        mac = keys._signing.copy()
-        mac.update(keys._head + content)
         with pytest.raises(TokenError, match="hold_token"):
-            keys.read(keys._head + content + mac.digest())
+            keys.read(keys._signer.sign(content))
 
 
 def test_a_forger_without_the_secret_is_found_out() -> None:

@@ -1,8 +1,6 @@
 """The token of a hold: what was held, signed, in the hands of the caller. For the day the store loses the hold.
 
-Bytes, at most ``TOKEN_BYTES_MAX``::
-
-    version (1)   length of the key's id (1)   key id   content: a msgpack array   HMAC-SHA256 of all before it (32)
+The bytes of ``signing.py``, at most ``TOKEN_BYTES_MAX``; their content is a msgpack array.
 
 It is signed, not secret: it says nothing that its caller has not said or been told. It is not looked at while the
 store knows the hold. Pure: no input or output.
@@ -10,12 +8,12 @@ store knows the hold. Pure: no input or output.
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from drawdown_server.holds.model import ExpiryAction, OveragePolicy
+from drawdown_server.signing import AlteredError, Signer, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +26,7 @@ they do not: the entries of a hold that was lost may then lack them."""
 TOKEN_LIFE_MS: Final = 7 * 86_400_000
 """After the hold's expiry. Whoever has not sent a Commit for a week is repeating something old."""
 
-_VERSION: Final = 1
-_MAC_BYTES: Final = 32
-_HEAD_BYTES: Final = 2
+_UNREADABLE: Final = "must be a hold_token as this server's Authorize answers it"
 
 
 class TokenError(ValueError):
@@ -82,12 +78,7 @@ class TokenKeys:
     """
 
     def __init__(self, secrets: Mapping[str, bytes]) -> None:
-        # hmac's one-shot function looks its digest up each time; a copy of a keyed one costs half of it.
-        self._keyed = {key_id: hmac.new(secret, digestmod="sha256") for key_id, secret in secrets.items()}
-        self._head = b""
-        for key_id in list(secrets)[:1]:
-            self._head = bytes((_VERSION, len(key_id))) + key_id.encode()
-            self._signing = self._keyed[key_id]
+        self._signer = Signer(secrets)
 
     def make(self, tenant_id: str, wallet_id: str, epoch: int, hold: Hold) -> bytes:
         """The token of a hold that is in the store; empty without a key to sign it with.
@@ -98,7 +89,7 @@ class TokenKeys:
             epoch: Of the wallet's partition, in which the script that answered the hold ran.
             hold: As that script answered it.
         """
-        if not self._head:
+        if not self._signer.can_sign:
             return b""
         content = TokenContent(
             tenant_id,
@@ -119,10 +110,7 @@ class TokenKeys:
 
     def sign(self, content: TokenContent) -> bytes:
         """The token that says this; there is a key to sign with."""
-        signed = self._head + _encode(content)
-        mac = self._signing.copy()
-        mac.update(signed)
-        return signed + mac.digest()
+        return self._signer.sign(_encode(content))
 
     def read(self, token: bytes) -> Token:
         """What a token says, and whether it may be believed.
@@ -130,21 +118,13 @@ class TokenKeys:
         Raises:
             TokenError: It is no token, or its signature is not that of its key.
         """
-        start = _HEAD_BYTES + (token[1] if len(token) > _HEAD_BYTES else 0)
-        if len(token) <= start + _MAC_BYTES or token[0] != _VERSION:
-            raise TokenError("must be a hold_token as this server's Authorize answers it")
-        signed = token[:-_MAC_BYTES]
-        key_id = signed[_HEAD_BYTES:start].decode("ascii", "replace")
-        keyed = self._keyed.get(key_id)
-        if keyed is not None:
-            mac = keyed.copy()
-            mac.update(signed)
-            if not hmac.compare_digest(mac.digest(), token[-_MAC_BYTES:]):
-                raise TokenError("must be unchanged: its signature does not match")
         try:
-            return Token(_decode(signed[start:]), key_id, keyed is not None)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise TokenError("must be a hold_token as this server's Authorize answers it") from None
+            signed = self._signer.read(token)
+            return Token(_decode(signed.content), signed.key_id, signed.is_genuine)
+        except AlteredError:
+            raise TokenError("must be unchanged: its signature does not match") from None
+        except (UnreadableError, msgspec.DecodeError, UnicodeDecodeError):
+            raise TokenError(_UNREADABLE) from None
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
