@@ -70,6 +70,10 @@ class ErrorReason(StrEnum):
     TOO_MANY_CAPS = "TOO_MANY_CAPS"
     DEAD_LETTER = "DEAD_LETTER"
     TOKEN_KEY_UNKNOWN = "TOKEN_KEY_UNKNOWN"  # noqa: S105 - no password
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    KEY_NOT_FOUND = "KEY_NOT_FOUND"
+    KEY_INACTIVE = "KEY_INACTIVE"
     INTERNAL = "INTERNAL"
 
 
@@ -111,7 +115,7 @@ class InvalidRequestError(DrawdownError):
 
 
 class NotFoundError(DrawdownError):
-    """There is no such wallet, hold, asset or grant; ``reason`` says which."""
+    """There is no such wallet, hold, asset, grant or key; ``reason`` says which."""
 
 
 class AlreadyExistsError(DrawdownError):
@@ -186,6 +190,11 @@ class UnauthenticatedError(DrawdownError):
 
 class PermissionDeniedError(DrawdownError):
     """These credentials may not do that."""
+
+    @property
+    def scope(self) -> str:
+        """The scope that they lack, e.g. ``funds``; empty when no scope would help."""
+        return self.metadata.get("scope", "")
 
 
 class UnimplementedError(DrawdownError):

@@ -17,11 +17,13 @@ from pydantic import ValidationError
 from drawdown_server.app import check as run_check
 from drawdown_server.app import flush as run_flush
 from drawdown_server.app import serve as run_serve
+from drawdown_server.commands.create_key import run_create_key
 from drawdown_server.commands.dead_letters import run_dead_letters
 from drawdown_server.commands.rebuild import run_rebuild
 from drawdown_server.commands.reconcile import run_reconcile
 from drawdown_server.config import Config, new_token_key
 from drawdown_server.errors import ConfigurationError, DrawdownError
+from drawdown_server.identity.scopes import Scope
 from drawdown_server.ledger.migrations import migrate as run_migrations
 from drawdown_server.telemetry.logs import configure_logs
 
@@ -79,8 +81,24 @@ def check_config(context: typer.Context) -> None:
 
 @commands.command("new-token-key")
 def print_new_token_key() -> None:
-    """Print a new key for DRAWDOWN_HOLD_TOKEN_KEYS, which signs hold tokens."""
+    """Print a new key for DRAWDOWN_HOLD_TOKEN_KEYS, or a new pepper for DRAWDOWN_API_KEY_PEPPER."""
     typer.echo(new_token_key())
+
+
+@commands.command("create-key", context_settings=_SETTINGS_AS_FLAGS)
+def create_key(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Option(help="Whose key it is.")],
+    key_id: Annotated[str, typer.Option(help="The tenant's id for it.")] = "bootstrap",
+    scopes: Annotated[str, typer.Option(help="What it may do.")] = ",".join(Scope),
+) -> None:
+    """Create an API key of a tenant and print it; the first one, with which `drawdown key create` makes others.
+
+    It cannot give another key a scope that it lacks itself.
+
+    Also takes every setting as a flag: see drawdown-server serve --help.
+    """
+    _run(run_create_key(_config(context), tenant_id=tenant, key_id=key_id, scopes=scopes))
 
 
 _Tenant = Annotated[str, typer.Option(help="Only of this tenant.")]

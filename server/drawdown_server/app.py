@@ -42,8 +42,8 @@ from drawdown_server.holds.startup import check_store, open_client
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.holds.sweeper import Sweeper
 from drawdown_server.holds.token import TokenKeys
-from drawdown_server.identity.caller import Caller
-from drawdown_server.identity.scopes import ALL_SCOPES
+from drawdown_server.identity.startup import check as check_identity
+from drawdown_server.identity.startup import open_identity
 from drawdown_server.ledger.backlog import Backlog
 from drawdown_server.ledger.confirming import Confirmations
 from drawdown_server.ledger.database import open_pool
@@ -177,6 +177,7 @@ async def check(config: Config) -> None:
         ConfigurationError: With what to change.
         StoreUnavailableError: A store cannot be reached.
     """
+    check_identity(config)
     open_certificate(config)
     await check_schema(config)
     async with open_pool(config) as pool:
@@ -318,6 +319,7 @@ async def serve(
         ConfigurationError: Something must be changed first; the message says what.
         StoreUnavailableError: A store cannot be reached at start.
     """
+    check_identity(config)
     stop = stop or asyncio.Event()
     stop_background = asyncio.Event()
     metrics = Metrics()
@@ -331,7 +333,8 @@ async def serve(
         stores = await opened.enter_async_context(open_stores(config, metrics))
         changes = ChangeApplier(stores.holds, stores.ledger)
         recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
-        calls = CallInterceptor(Caller(config.tenant, "", ALL_SCOPES), recorder)
+        identity = await open_identity(config, stores.ledger)
+        calls = CallInterceptor(identity.credentials, recorder)
         metrics.follow_calls(calls)
         health = Health(service_names())
         server = build_server(config, stores, changes, calls, health)
@@ -347,6 +350,7 @@ async def serve(
             tasks.create_task(sweeper.run(stop_background), name="sweeper")
             tasks.create_task(backlog.run(stop_background), name="backlog")
             tasks.create_task(changes.run(stop_background), name="changes")
+            tasks.create_task(identity.run(stop_background), name="identity")
             tasks.create_task(run_idle_wallets(config, stores, stop_background), name="idle wallets")
             if config.flusher:
                 tasks.create_task(run_flusher(config, stores, metrics, stop_background), name="flusher")

@@ -23,6 +23,9 @@ OUTBOX_BACKLOG_LIMIT_DEFAULT: Final = 100_000
 """An event takes about 250 bytes of Valkey's memory: 25 MB per partition, 1.6 GB if all of 64 were full."""
 RECONCILE_INTERVAL_S_DEFAULT: Final = 86_400
 """Every entry of every wallet is read once in that time: a day is soon enough for what should never differ."""
+API_KEY_STALE_MAX_S_DEFAULT: Final = 3_600
+"""Holds go on without Postgres, so keys do. An hour is an outage that is mended; who lost it for longer may be cut off
+from revocations on purpose."""
 KEY_BYTES_MIN: Final = 32
 """As long as the digest: less would be the weakest part of an HMAC-SHA256."""
 MASK: Final = "***"
@@ -71,8 +74,27 @@ class Config(BaseSettings):
     ] = None
     tenant: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$", description="tenant of every call until identity is configured"),
+        Field(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$", description="tenant of every call with identity none"),
     ] = "default"
+    identity: Annotated[
+        Literal["none", "keys"],
+        Field(description="who may call: everybody (none), or who brings an API key (keys)"),
+    ] = "none"
+    api_key_pepper: Annotated[
+        str,
+        Field(
+            repr=False,
+            description="id:secret[,id:secret...] of `new-token-key`: with the first new API keys are stored, with all "
+            "they are checked",
+        ),
+    ] = ""
+    api_key_stale_max_s: Annotated[
+        int,
+        Field(ge=10, le=604_800, description="how long known API keys work while Postgres tells of no revocation"),
+    ] = API_KEY_STALE_MAX_S_DEFAULT
+    insecure_network: Annotated[
+        bool, Field(description="serve beyond this machine although without identity or without TLS")
+    ] = False
     partitions: Annotated[
         int, Field(ge=1, le=PARTITIONS_MAX, description="number of partitions; fixed for the life of an installation")
     ] = PARTITIONS_DEFAULT
@@ -189,7 +211,7 @@ class Config(BaseSettings):
             raise ValueError("must be another port than grpc_port")
         return value
 
-    @field_validator("hold_token_keys")
+    @field_validator("hold_token_keys", "api_key_pepper")
     @classmethod
     def _check_token_keys(cls, value: str) -> str:
         token_secrets(value)
@@ -216,17 +238,17 @@ class Config(BaseSettings):
         return cls(_cli_settings_source=source)  # type: ignore[call-arg]  # of BaseSettings, which its plugin hides
 
     def masked(self) -> dict[str, str]:
-        """Every setting as text, passwords inside URLs and the secrets of token keys masked."""
+        """Every setting as text, passwords inside URLs and the secrets of keys masked."""
         values = {name: str(value) for name, value in self.model_dump().items()}
         for name in ("valkey_url", "postgres_url"):
             values[name] = mask_url(values[name])
-        key_ids = token_secrets(self.hold_token_keys)
-        values["hold_token_keys"] = ",".join(f"{key_id}:{MASK}" for key_id in key_ids) or "none: holds are not signed"
+        values["hold_token_keys"] = _mask_secrets(self.hold_token_keys) or "none: holds are not signed"
+        values["api_key_pepper"] = _mask_secrets(self.api_key_pepper) or "none"
         return values
 
 
 def token_secrets(text: str) -> dict[str, bytes]:
-    """The keys of hold tokens, in their order: secrets by id.
+    """The keys of hold tokens, or the peppers of API keys, in their order: secrets by id.
 
     Raises:
         ValueError: The text breaks a rule. The message says which, and nothing of the secrets.
@@ -248,8 +270,12 @@ def token_secrets(text: str) -> dict[str, bytes]:
     return secrets
 
 
+def _mask_secrets(text: str) -> str:
+    return ",".join(f"{key_id}:{MASK}" for key_id in token_secrets(text))
+
+
 def new_token_key() -> str:
-    """A new key for hold tokens, its id the day it was made."""
+    """A new key for hold tokens, or a new pepper, its id the day it was made."""
     return f"{datetime.now(UTC):%Y%m%d}-{token_hex(2)}:{urlsafe_b64encode(token_bytes(KEY_BYTES_MIN)).decode()}"
 
 

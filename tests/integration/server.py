@@ -80,10 +80,16 @@ class Failure:
 
 
 class Rpc:
-    """The stubs of one channel, with short ways to say what tests say most."""
+    """The stubs of one channel, with short ways to say what tests say most.
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    Args:
+        channel: The channel.
+        credential: An API key or a wallet token that every ``call`` brings.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, credential: str = "") -> None:
         self.channel = channel
+        self.metadata = [("authorization", f"Bearer {credential}")] if credential else []
         self.health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         self._stubs: tuple[Any, ...] = (
             authorization_service_pb2_grpc.AuthorizationServiceStub(channel),
@@ -102,7 +108,7 @@ class Rpc:
     async def call(self, request: Message, *, deadline_s: float = DEADLINE_S) -> Any:  # noqa: ANN401 - any response
         """Send a request to the RPC that it belongs to."""
         name = type(request).__name__.removesuffix("Request")
-        return await self.method(name)(request, timeout=deadline_s)
+        return await self.method(name)(request, timeout=deadline_s, metadata=self.metadata)
 
     async def failure(self, request: Message, *, deadline_s: float = DEADLINE_S) -> Failure:
         """Send a request that must fail."""
@@ -183,8 +189,9 @@ class Server(Rpc):
         stop: asyncio.Event,
         task: asyncio.Task[None],
         audit: Audit,
+        credential: str = "",
     ) -> None:
-        super().__init__(channel)
+        super().__init__(channel, credential)
         self.audit = audit
         self.config = config
         self.port = port
@@ -299,9 +306,12 @@ async def open_channel(
 
 @asynccontextmanager
 async def run_server(
-    config: Config, *, assets: bool = True, credentials: grpc.ChannelCredentials | None = None
+    config: Config, *, assets: bool = True, credential: str = "", credentials: grpc.ChannelCredentials | None = None
 ) -> AsyncIterator[Server]:
-    """A server in this event loop; stopped, and drained, at the end. With credentials its calls go over TLS."""
+    """A server in this event loop; stopped, and drained, at the end.
+
+    Its calls bring the credential, an API key; with credentials they go over TLS.
+    """
     stop = asyncio.Event()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(config, stop=stop, on_ready=ready.set_result), name="server")
@@ -310,7 +320,7 @@ async def run_server(
         await task
     try:
         async with open_channel(ready.result(), credentials) as channel, open_audit(config) as audit:
-            server = Server(channel, config, ready.result(), stop, task, audit)
+            server = Server(channel, config, ready.result(), stop, task, audit, credential)
             if assets:
                 await server.create_assets()
             yield server

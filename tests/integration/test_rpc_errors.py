@@ -21,6 +21,7 @@ from drawdown_server.errors import (
     Violation,
 )
 from drawdown_server.identity.caller import Caller, current_tenant
+from drawdown_server.identity.credentials import Credentials
 from drawdown_server.identity.scopes import ALL_SCOPES
 from drawdown_server.rpc.calls import CallRecorder
 from drawdown_server.rpc.interceptor import CallInterceptor
@@ -56,7 +57,9 @@ class WhoAmI(asset_service_pb2_grpc.AssetServiceServicer):
 @asynccontextmanager
 async def serving(servicer: asset_service_pb2_grpc.AssetServiceServicer) -> AsyncIterator[Rpc]:
     recorder = CallRecorder(Metrics(), Tracing(), log_sample_ratio=0)
-    server = grpc.aio.server(interceptors=[CallInterceptor(Caller("acme", "", ALL_SCOPES), recorder)])
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(Credentials(everybody=Caller("acme", "", ALL_SCOPES)), recorder)]
+    )
     asset_service_pb2_grpc.add_AssetServiceServicer_to_server(servicer, server)
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
         authorization_service_pb2_grpc.AuthorizationServiceServicer(), server

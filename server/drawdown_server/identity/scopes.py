@@ -6,7 +6,14 @@ No scope contains another: a key has the scopes that it was given and no others.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from drawdown_server.identity.refusals import never_allowed, only_one_wallet, scope_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from drawdown_server.identity.caller import Caller
 
 
 class Scope(StrEnum):
@@ -58,3 +65,46 @@ SCOPES: Final[dict[str, Scope]] = {
     "drawdown.v1.WalletService/SetOverdraftLimit": Scope.FUNDS,
 }
 """The scope that each method needs, by its full name without the leading slash."""
+
+WALLET_TOKEN_METHODS: Final = frozenset({"drawdown.v1.BalanceService/GetBalance"})
+"""All that the caller of a single wallet may call."""
+
+
+def check_method(caller: Caller, method: str) -> None:
+    """Refuse a method that the caller may not call.
+
+    Args:
+        caller: Who calls.
+        method: Full name without the leading slash.
+
+    Raises:
+        DrawdownError: PERMISSION_DENIED, with the scope that is missing.
+    """
+    scope = SCOPES.get(method)
+    if scope is None:
+        raise never_allowed()
+    if scope not in caller.scopes:
+        raise scope_missing(scope)
+    if caller.wallet_id and method not in WALLET_TOKEN_METHODS:
+        raise only_one_wallet(caller.wallet_id)
+
+
+def check_wallet(caller: Caller, wallet_id: str) -> None:
+    """Refuse another wallet than the caller's, whether or not there is such a wallet.
+
+    Raises:
+        DrawdownError: PERMISSION_DENIED.
+    """
+    if caller.wallet_id and wallet_id != caller.wallet_id:
+        raise only_one_wallet(caller.wallet_id)
+
+
+def check_grantable(caller: Caller, scopes: Iterable[Scope]) -> None:
+    """Refuse to hand on what the caller does not have itself.
+
+    Raises:
+        DrawdownError: PERMISSION_DENIED, with the first scope that is missing.
+    """
+    for scope in scopes:
+        if scope not in caller.scopes:
+            raise scope_missing(scope)

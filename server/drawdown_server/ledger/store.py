@@ -7,6 +7,7 @@
     caps.py        limits on spend
     entries.py     entries, settled holds, dead letters (reading)
     partitions.py  positions, leases, epochs
+    api_keys.py    who may call
     servers.py     who serves from which Valkey
     recording.py   the flush transaction: the only writer of entries
 
@@ -16,6 +17,7 @@ all of them.
 
 from __future__ import annotations
 
+from drawdown_server.ledger.api_keys import ApiKeyStore
 from drawdown_server.ledger.caps import CapStore
 from drawdown_server.ledger.changes import ChangeStore
 from drawdown_server.ledger.closings import ClosingStore
@@ -36,6 +38,7 @@ class LedgerStore(
     EntryStore,
     PartitionStore,
     ServerStore,
+    ApiKeyStore,
     RecordingStore,
 ):
     """The ledger in Postgres, over one pool."""

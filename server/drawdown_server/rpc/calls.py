@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from drawdown_server.errors import DrawdownError
+    from drawdown_server.identity.caller import Caller
     from drawdown_server.telemetry.metrics import Metrics
     from drawdown_server.telemetry.tracing import CallTrace, Tracing
 
@@ -73,25 +74,25 @@ class Call:
     __slots__ = (
         "_code",
         "_failure",
-        "_method",
         "_recorder",
         "_response",
         "_started_s",
         "_trace",
         "_trace_id",
+        "caller",
+        "method",
         "request",
-        "tenant",
     )
 
     def __init__(self, recorder: CallRecorder, method: str, trace_id: str, trace: CallTrace | None) -> None:
         self._started_s = perf_counter()
         self._recorder = recorder
-        self._method = method
+        self.method = method
         self._trace_id = trace_id
         self._trace = trace
         self._code = CANCELLED  # until there is an answer
         self._failure: DrawdownError | None = None
-        self.tenant = ""
+        self.caller: Caller | None = None
         self.request: object = None
         self._response: object = None
 
@@ -110,14 +111,14 @@ class Call:
     def end(self) -> None:
         """The call is answered, or nobody waits for it any more."""
         duration_s = perf_counter() - self._started_s
-        self._recorder.metrics.call(self._method, self._code, duration_s)
+        self._recorder.metrics.call(self.method, self._code, duration_s)
         if self._trace is not None:
             self._trace.end(self._code, {f"drawdown.{name}": value for name, value in self._content().items()})
         if self._is_logged():
             self._log(duration_s)
 
     def _is_logged(self) -> bool:
-        if self._code != OK or not self._method.startswith(DATA_PLANE) or self._method in ADMIN_METHODS:
+        if self._code != OK or not self.method.startswith(DATA_PLANE) or self.method in ADMIN_METHODS:
             return True
         return random.random() < self._recorder.log_sample_ratio  # noqa: S311  # no secret
 
@@ -127,7 +128,7 @@ class Call:
         trace = {"trace_id": self._trace_id} if self._trace_id else {}
         write(
             "rpc",
-            method=self._method,
+            method=self.method,
             code=self._code,
             duration_ms=round(duration_s * 1000, 3),
             **self._content(),
@@ -139,8 +140,10 @@ class Call:
         """Who asked about what, and what they were told."""
         names = ((name, getattr(self.request, name, "")) for name in NAMES_TOLD)
         content = {name: value for name, value in names if value and isinstance(value, str)}
-        if self.tenant:
-            content["tenant"] = self.tenant
+        if self.caller is not None:
+            content["tenant"] = self.caller.tenant_id
+            if self.caller.principal:
+                content["principal"] = self.caller.principal
         if self._failure is not None:
             content["reason"] = self._failure.reason.removeprefix("ERROR_REASON_")
         decision = getattr(self._response, "decision", pb.DECISION_UNSPECIFIED)

@@ -36,13 +36,14 @@ from drawdown_server.errors import (
     Violation,
 )
 from drawdown_server.identity.caller import set_caller
+from drawdown_server.identity.scopes import check_method, check_wallet
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from google.protobuf.message import Message
 
-    from drawdown_server.identity.caller import Caller
+    from drawdown_server.identity.credentials import Credentials
     from drawdown_server.rpc.calls import CallRecorder
 
 log = structlog.get_logger(__name__)
@@ -113,17 +114,20 @@ class CallContext(Protocol):
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None = it waits for ever."""
 
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        """What the transport knows of the caller."""
+
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Identity in, errors out, every call told.
 
     Args:
-        caller: Everybody, until identity is configured.
+        credentials: Say who calls.
         recorder: Hears of every call.
     """
 
-    def __init__(self, caller: Caller, recorder: CallRecorder) -> None:
-        self._caller = caller
+    def __init__(self, credentials: Credentials, recorder: CallRecorder) -> None:
+        self._credentials = credentials
         self._recorder = recorder
         self._in_flight = 0
         self._is_refusing = False
@@ -203,14 +207,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         goes_on = is_administration(method)
 
         async def call(raw: bytes, context: CallContext) -> _Response:
-            told = self._recorder.begin(method[1:], handler_call_details.invocation_metadata)
+            metadata = handler_call_details.invocation_metadata
+            told = self._recorder.begin(method[1:], metadata)
             self._enter()
             try:
                 self._check_not_draining()
                 deadline.begin(context.time_remaining())
-                set_caller(self._caller)
-                told.tenant = self._caller.tenant_id
+                told.caller = caller = await self._credentials.caller(metadata, context)
+                check_method(caller, told.method)
+                set_caller(caller)
                 told.request = request = _parsed(raw, deserialize)
+                check_wallet(caller, getattr(request, "wallet_id", ""))
                 handling = inner(request, context)
                 return told.answered(await (self._to_its_end(method, handling) if goes_on else handling))
             except DrawdownError as error:

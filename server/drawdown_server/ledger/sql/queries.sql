@@ -535,3 +535,68 @@ ORDER BY partition, epoch, stream_id LIMIT $3
 
 -- dead_letters_count --
 SELECT count(*) FROM dead_letters
+
+-- api_key_create --
+INSERT INTO api_keys (tenant_id, key_id, display_name, scopes, expire_time)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (tenant_id, key_id) DO NOTHING
+RETURNING key_id
+
+-- api_key_lock --
+SELECT revoke_time IS NOT NULL OR coalesce(expire_time <= now(), false) AS ended
+FROM api_keys WHERE tenant_id = $1 AND key_id = $2
+FOR UPDATE
+
+-- api_key_changed --
+UPDATE api_keys SET revision = revision + 1 WHERE tenant_id = $1 AND key_id = $2
+
+-- api_key_revoke --
+UPDATE api_keys SET revision = revision + 1, revoke_time = date_trunc('milliseconds', now())
+WHERE tenant_id = $1 AND key_id = $2 AND revoke_time IS NULL
+
+-- api_key_get --
+-- A row per secret that has not ended.
+SELECT k.tenant_id, k.key_id, k.display_name, k.scopes, k.create_time, k.expire_time, k.revoke_time,
+    s.secret_id, s.pepper_id, s.create_time AS secret_create_time, s.expire_time AS secret_expire_time
+FROM api_keys k
+LEFT JOIN api_key_secrets s ON s.tenant_id = k.tenant_id AND s.key_id = k.key_id
+    AND (s.expire_time IS NULL OR s.expire_time > now())
+WHERE k.tenant_id = $1 AND k.key_id = $2
+ORDER BY s.create_time, s.rotation_id
+
+-- api_key_list --
+SELECT k.tenant_id, k.key_id, k.display_name, k.scopes, k.create_time, k.expire_time, k.revoke_time,
+    s.secret_id, s.pepper_id, s.create_time AS secret_create_time, s.expire_time AS secret_expire_time
+FROM (
+    SELECT tenant_id, key_id, display_name, scopes, create_time, expire_time, revoke_time
+    FROM api_keys WHERE tenant_id = $1 AND key_id > $2
+    ORDER BY key_id LIMIT $3
+) k
+LEFT JOIN api_key_secrets s ON s.tenant_id = k.tenant_id AND s.key_id = k.key_id
+    AND (s.expire_time IS NULL OR s.expire_time > now())
+ORDER BY k.key_id, s.create_time, s.rotation_id
+
+-- api_key_secret_create --
+INSERT INTO api_key_secrets (tenant_id, key_id, rotation_id, secret_id, pepper_id, digest, overlap_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+
+-- api_key_rotation_get --
+SELECT overlap_ms FROM api_key_secrets WHERE tenant_id = $1 AND key_id = $2 AND rotation_id = $3
+
+-- api_key_secrets_end --
+-- All that there are, unless they end sooner.
+UPDATE api_key_secrets
+SET expire_time = least(expire_time, date_trunc('milliseconds', now()) + $3::bigint * interval '1 millisecond')
+WHERE tenant_id = $1 AND key_id = $2 AND (expire_time IS NULL OR expire_time > now())
+
+-- api_key_secrets_read --
+-- Those of which the caller does not know the present revision. Nulls: there is none any more.
+SELECT f.secret_id, k.tenant_id, k.key_id, k.scopes, k.revision, s.pepper_id, s.digest,
+    least(k.expire_time, s.expire_time, k.revoke_time) AS end_time
+FROM unnest($1::text[], $2::bigint[]) AS f (secret_id, revision)
+LEFT JOIN api_key_secrets s ON s.secret_id = f.secret_id
+LEFT JOIN api_keys k ON k.tenant_id = s.tenant_id AND k.key_id = s.key_id
+WHERE k.revision IS DISTINCT FROM f.revision
+
+-- clock --
+SELECT clock_timestamp()
