@@ -82,8 +82,9 @@ def problems(config: Config) -> list[str]:
         lacking.append("TLS, so whoever sees its traffic would have the keys in it (DRAWDOWN_TLS_CERTIFICATE)")
     if lacking and not is_loopback(config.grpc_host) and not config.insecure_network:
         found.append(
-            f"the server would listen on {config.grpc_host}, beyond this machine, without {' and without '.join(lacking)}; "
-            "listen on 127.0.0.1, or set DRAWDOWN_INSECURE_NETWORK=true if something else protects that network"
+            f"the server would listen on {config.grpc_host}, beyond this machine, without "
+            f"{' and without '.join(lacking)}; listen on 127.0.0.1, or set "
+            "DRAWDOWN_INSECURE_NETWORK=true if something else protects that network"
         )
     return found
 
