@@ -13,6 +13,7 @@ from drawdown_server.telemetry.instruments import OTHER, Registry
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from drawdown_server.errors import ErrorReason
     from drawdown_server.telemetry.instruments import Counter
 
 CALL_BOUNDS_S: Final = (
@@ -122,6 +123,12 @@ class Metrics:
             "Calls of administrators that went on without their caller.",
             "rpc.method",
             "rpc.response.status_code",
+        )
+        self._calls_refused = registry.observed_counter(
+            "drawdown.calls.refused",
+            "{call}",
+            "Calls refused because there were too many, of all (OVERLOADED) or of their caller (RATE_LIMITED).",
+            "reason",
         )
         self._decisions = registry.counter(
             "drawdown.decisions",
@@ -278,6 +285,12 @@ class Metrics:
         self._certificate_expiry.follow_one(lambda: certificate.expire_s)
         self._certificate_reloads.follow(
             lambda: {("taken",): certificate.reloads_total, ("refused",): certificate.failures_total}
+        )
+
+    def follow_admission(self, refused: Mapping[ErrorReason, int]) -> None:
+        """Look here for the calls that were refused, by the reason that they were told."""
+        self._calls_refused.follow(
+            lambda: {(reason.removeprefix("ERROR_REASON_"),): count for reason, count in refused.items()}
         )
 
     def follow_store(
