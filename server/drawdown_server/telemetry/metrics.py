@@ -114,22 +114,7 @@ class Metrics:
             "error.type",
             bounds=CALL_BOUNDS_S,
         )
-        self._calls_in_flight = registry.gauge(
-            "drawdown.calls.in_flight", "{call}", "Calls that have arrived and are not answered yet."
-        )
-        self._calls_abandoned = registry.observed_counter(
-            "drawdown.calls.abandoned",
-            "{call}",
-            "Calls of administrators that went on without their caller.",
-            "rpc.method",
-            "rpc.response.status_code",
-        )
-        self._calls_refused = registry.observed_counter(
-            "drawdown.calls.refused",
-            "{call}",
-            "Calls refused because there were too many, of all (OVERLOADED) or of their caller (RATE_LIMITED).",
-            "reason",
-        )
+        self._define_calls(registry)
         self._decisions = registry.counter(
             "drawdown.decisions",
             "{decision}",
@@ -181,6 +166,24 @@ class Metrics:
             "outcome",
         )
         self._define_ledger(registry)
+
+    def _define_calls(self, registry: Registry) -> None:
+        self._calls_in_flight = registry.gauge(
+            "drawdown.calls.in_flight", "{call}", "Calls that have arrived and are not answered yet."
+        )
+        self._calls_abandoned = registry.observed_counter(
+            "drawdown.calls.abandoned",
+            "{call}",
+            "Calls of administrators that went on without their caller.",
+            "rpc.method",
+            "rpc.response.status_code",
+        )
+        self._calls_refused = registry.observed_counter(
+            "drawdown.calls.refused",
+            "{call}",
+            "Calls refused because there were too many, of all (OVERLOADED) or of their caller (RATE_LIMITED).",
+            "reason",
+        )
 
     def _define_ledger(self, registry: Registry) -> None:
         self._flush_batch_size = registry.histogram(
