@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import drawdown
+from drawdown.load.trace import read_trace
 from drawdown_server.config import Config
 from drawdown_server.dev.audit import collect, differences, wait_until_expired, wait_until_recorded
 from drawdown_server.dev.gateway import Gateway, UnansweredError
 from drawdown_server.dev.plan import make_plan
 from drawdown_server.dev.process import free_port
 from drawdown_server.dev.server import DrawdownProcess
-from drawdown_server.dev.trace import DEFAULT_TRACE, read_trace
+from drawdown_server.dev.trace import DEFAULT_TRACE
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.store import LedgerStore
 

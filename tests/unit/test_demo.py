@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from drawdown.load.trace import TraceError, TraceRow, read_trace
 from drawdown_server.dev import demo
 from drawdown_server.dev.audit import Books, Entry, Live, differences
 from drawdown_server.dev.demo import DemoOptions, report, run_demo, summary
 from drawdown_server.dev.demo import Outcome as DemoOutcome
 from drawdown_server.dev.gateway import Acknowledged, Committed
 from drawdown_server.dev.plan import ASSETS, UNKNOWN_WALLET, Outcome, Plan, PlannedRequest, make_plan
-from drawdown_server.dev.trace import DEFAULT_TRACE, TraceError, TraceRow, read_trace, write_synthetic_trace
+from drawdown_server.dev.trace import DEFAULT_TRACE, write_synthetic_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,8 +43,8 @@ def test_reads_what_others_write(trace: Path) -> None:
     trace.write_bytes(
         b"\xef\xbb\xbfModel,GeneratedTokens,ContextTokens,TIMESTAMP\r\nx,44,374,2023-11-16\r\nx,0, 7 ,2023-11-16"
     )
-    assert read_trace(trace) == [TraceRow(374, 44), TraceRow(7, 0)]
-    assert read_trace(trace, 1) == [TraceRow(374, 44)]
+    assert read_trace(trace) == [TraceRow(374, 44, "2023-11-16"), TraceRow(7, 0, "2023-11-16")]
+    assert read_trace(trace, 1) == [TraceRow(374, 44, "2023-11-16")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The command line ``drawdown``: one module per noun, all through the public client."""
 
-from drawdown.cli import assets, authorize, balances, caps, entries, grants, holds, settle, wallet_view, wallets
+from drawdown.cli import assets, authorize, balances, caps, entries, grants, holds, load, settle, wallet_view, wallets
 from drawdown.cli.session import app
 
 __all__ = ["app"]
@@ -15,3 +15,4 @@ balances.register(app)
 authorize.register(app)
 settle.register(app)
 entries.register(app)
+load.register(app)

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import drawdown
+from drawdown.load.trace import TraceError, read_trace
 from drawdown_server.app import open_stores
 from drawdown_server.config import Config
 from drawdown_server.dev.audit import collect, differences, wait_until_expired, wait_until_recorded
@@ -29,7 +30,6 @@ from drawdown_server.dev.gateway import Gateway, UnansweredError
 from drawdown_server.dev.plan import ASSETS, Plan, make_plan
 from drawdown_server.dev.server import DrawdownProcess
 from drawdown_server.dev.stack import EmbeddedStack, EmbeddedStackError
-from drawdown_server.dev.trace import read_trace
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.migrations import migrate
 from drawdown_server.ledger.reconcile import reconcile
@@ -95,11 +95,11 @@ async def run_demo(options: DemoOptions) -> int:
         ConfigurationError: The trace or the stack is unusable, or the server went away; the message says how.
     """
     configure_logs("WARNING", "console")
-    plan = make_plan(read_trace(options.trace, options.requests), wallets=options.wallets, seed=options.seed)
     try:
+        plan = make_plan(read_trace(options.trace, options.requests), wallets=options.wallets, seed=options.seed)
         with cancelled_by_signals(), tempfile.TemporaryDirectory(prefix="drawdown-demo-") as directory:
             outcome = await run_on_a_fresh_stack(Path(directory), plan, options.concurrency)
-    except EmbeddedStackError as error:
+    except (TraceError, EmbeddedStackError) as error:
         raise ConfigurationError(str(error)) from error
     for line in report(outcome):
         typer.echo(line)

@@ -18,7 +18,7 @@ import drawdown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from drawdown_server.dev.trace import TraceRow
+    from drawdown.load.trace import TraceRow
 
 USD: Final = "USD"
 MODEL_TOKENS: Final = "MODEL_TOKENS"
@@ -27,9 +27,6 @@ ASSETS: Final = {USD: 6, MODEL_TOKENS: 0}
 USD_PER_CONTEXT_TOKEN: Final = 3
 USD_PER_GENERATED_TOKEN: Final = 15
 """Units of USD per token: 3 and 15 dollars per million tokens."""
-
-OUTPUT_LIMIT_LEAST: Final = 1_024
-"""Smallest limit of output tokens a caller sets; twice as much as often as the answer needs."""
 
 UNKNOWN_WALLET: Final = "nobody"
 """A customer whom nobody has made a wallet for."""
@@ -116,9 +113,6 @@ def make_plan(rows: Sequence[TraceRow], *, wallets: int, seed: int) -> Plan:
 
 
 def _request(hold_id: str, wallet_id: str, row: TraceRow, dice: random.Random) -> PlannedRequest:
-    output_limit = OUTPUT_LIMIT_LEAST
-    while output_limit < row.generated_tokens:
-        output_limit *= 2
     draw = dice.random()
     if draw < RELEASE_SHARE:
         outcome = Outcome.RELEASE
@@ -129,7 +123,7 @@ def _request(hold_id: str, wallet_id: str, row: TraceRow, dice: random.Random) -
     return PlannedRequest(
         hold_id=hold_id,
         wallet_id=wallet_id,
-        worst_units=_cost(row.context_tokens, output_limit),
+        worst_units=_cost(row.context_tokens, row.output_limit),
         used_units=_cost(row.context_tokens, row.generated_tokens),
         outcome=outcome,
         is_sent_twice=dice.random() < REPEAT_SHARE,
