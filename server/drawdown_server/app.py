@@ -54,6 +54,7 @@ from drawdown_server.ledger.presence import Presence
 from drawdown_server.ledger.reconciler import Reconciler
 from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.store import LedgerStore
+from drawdown_server.rpc.admission import Admission
 from drawdown_server.rpc.assets import AssetService
 from drawdown_server.rpc.authorization import AuthorizationService, HoldLimits
 from drawdown_server.rpc.calls import CallRecorder
@@ -65,7 +66,7 @@ from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.rpc.ledger import LedgerService
 from drawdown_server.rpc.ports import bind
 from drawdown_server.rpc.tls import open_certificate
-from drawdown_server.rpc.transport import SERVER_OPTIONS
+from drawdown_server.rpc.transport import server_options
 from drawdown_server.rpc.wallets import BalanceService, WalletService
 from drawdown_server.signals import stop_on_signals
 from drawdown_server.telemetry.admin import open_admin
@@ -84,6 +85,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from drawdown_server.config import Config
+    from drawdown_server.identity.credentials import Credentials
+    from drawdown_server.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -258,7 +261,7 @@ def build_server(
     )
     server = grpc.aio.server(
         interceptors=[calls],
-        options=SERVER_OPTIONS,
+        options=server_options(connections_max=config.connections_max),
     )
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
         AuthorizationService(stores.holds, stores.ledger, assets, limits, token_keys(config), stores.confirmations),
@@ -305,6 +308,16 @@ def service_names() -> list[str]:
     ]
 
 
+def build_calls(config: Config, credentials: Credentials, metrics: Metrics, tracing: Tracing) -> CallInterceptor:
+    """What every call goes through."""
+    admission = Admission(config.calls_max, config.caller_calls_per_s)
+    recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
+    calls = CallInterceptor(credentials, recorder, admission)
+    metrics.follow_admission(admission.refused)
+    metrics.follow_calls(calls)
+    return calls
+
+
 async def serve(
     config: Config, *, stop: asyncio.Event | None = None, on_ready: Callable[[int], None] | None = None
 ) -> None:
@@ -332,10 +345,8 @@ async def serve(
         )
         stores = await opened.enter_async_context(open_stores(config, metrics))
         changes = ChangeApplier(stores.holds, stores.ledger)
-        recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
         identity = await open_identity(config, stores.ledger)
-        calls = CallInterceptor(identity.credentials, recorder)
-        metrics.follow_calls(calls)
+        calls = build_calls(config, identity.credentials, metrics, tracing)
         health = Health(service_names())
         server = build_server(config, stores, changes, calls, health)
         port = bind(server, config, certificate)

@@ -21,6 +21,11 @@ PARTITIONS_MAX: Final = 1024
 """Each costs one stream read per flusher cycle and one look per sweep."""
 OUTBOX_BACKLOG_LIMIT_DEFAULT: Final = 100_000
 """An event takes about 250 bytes of Valkey's memory: 25 MB per partition, 1.6 GB if all of 64 were full."""
+CONNECTIONS_MAX_DEFAULT: Final = 1_000
+"""Each is a file descriptor, of which a process often has 1,024, and clients need only one for all their calls."""
+CALLS_MAX_DEFAULT: Final = 4_000
+"""2,000 may wait for the ledger and do no harm; 2,000 more that work take half a second of a busy process, after which
+a gateway's user would not wait for the answer any more."""
 RECONCILE_INTERVAL_S_DEFAULT: Final = 86_400
 """Every entry of every wallet is read once in that time: a day is soon enough for what should never differ."""
 API_KEY_STALE_MAX_S_DEFAULT: Final = 3_600
@@ -114,6 +119,22 @@ class Config(BaseSettings):
     unknown_wallet_ttl_ms: Annotated[
         int, Field(ge=0, le=60_000, description="how long an unknown wallet is remembered as unknown")
     ] = 1_000
+
+    calls_max: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="calls in flight per process; more are refused, a quarter of it is for those that settle",
+        ),
+    ] = CALLS_MAX_DEFAULT
+    connections_max: Annotated[
+        int, Field(ge=1, le=1_000_000, description="connections per process; more are closed at once")
+    ] = CONNECTIONS_MAX_DEFAULT
+    caller_calls_per_s: Annotated[
+        int,
+        Field(ge=0, le=10_000_000, description="calls per second of one credential, per process; 0: no limit"),
+    ] = 0
 
     ttl_default_ms: Annotated[int, Field(ge=1_000, le=86_400_000, description="ttl of a hold without one")] = 300_000
     open_holds_max: Annotated[int, Field(ge=1, le=1_000_000, description="open holds per wallet")] = 10_000

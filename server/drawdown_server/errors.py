@@ -34,6 +34,8 @@ class ErrorReason(StrEnum):
     TOO_MANY_GRANTS = "ERROR_REASON_TOO_MANY_GRANTS"
     STORE_UNAVAILABLE = "ERROR_REASON_STORE_UNAVAILABLE"
     LEDGER_BACKLOG = "ERROR_REASON_LEDGER_BACKLOG"
+    OVERLOADED = "ERROR_REASON_OVERLOADED"
+    RATE_LIMITED = "ERROR_REASON_RATE_LIMITED"
     DEADLINE_EXCEEDED = "ERROR_REASON_DEADLINE_EXCEEDED"
     NOT_IMPLEMENTED = "ERROR_REASON_NOT_IMPLEMENTED"
     TOTAL_BELOW_DEBITED = "ERROR_REASON_TOTAL_BELOW_DEBITED"
@@ -69,6 +71,8 @@ CODES: Final[dict[ErrorReason, grpc.StatusCode]] = {
     ErrorReason.TOO_MANY_GRANTS: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorReason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     ErrorReason.LEDGER_BACKLOG: grpc.StatusCode.UNAVAILABLE,
+    ErrorReason.OVERLOADED: grpc.StatusCode.UNAVAILABLE,
+    ErrorReason.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorReason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorReason.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
     ErrorReason.TOTAL_BELOW_DEBITED: grpc.StatusCode.FAILED_PRECONDITION,
@@ -134,6 +138,21 @@ class StoreUnavailableError(DrawdownError):
 
     def __init__(self, store: str, message: str | None = None) -> None:
         super().__init__(ErrorReason.STORE_UNAVAILABLE, message or f"{store} cannot be reached", store=store)
+
+
+class TryLaterError(DrawdownError):
+    """Too many calls, of all or of this caller; nothing was done.
+
+    Args:
+        reason: OVERLOADED or RATE_LIMITED.
+        message: For people.
+        retry_ms: After this time the call may be sent again.
+        metadata: For programs.
+    """
+
+    def __init__(self, reason: ErrorReason, message: str, *, retry_ms: int, **metadata: str) -> None:
+        super().__init__(reason, message, **metadata)
+        self.retry_ms = retry_ms
 
 
 class ConfigurationError(Exception):

@@ -23,6 +23,7 @@ from drawdown_server.errors import (
 from drawdown_server.identity.caller import Caller, current_tenant
 from drawdown_server.identity.credentials import Credentials
 from drawdown_server.identity.scopes import ALL_SCOPES
+from drawdown_server.rpc.admission import Admission
 from drawdown_server.rpc.calls import CallRecorder
 from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.telemetry.metrics import Metrics
@@ -57,9 +58,9 @@ class WhoAmI(asset_service_pb2_grpc.AssetServiceServicer):
 @asynccontextmanager
 async def serving(servicer: asset_service_pb2_grpc.AssetServiceServicer) -> AsyncIterator[Rpc]:
     recorder = CallRecorder(Metrics(), Tracing(), log_sample_ratio=0)
-    server = grpc.aio.server(
-        interceptors=[CallInterceptor(Credentials(everybody=Caller("acme", "", ALL_SCOPES)), recorder)]
-    )
+    credentials = Credentials(everybody=Caller("acme", "", ALL_SCOPES))
+    calls = CallInterceptor(credentials, recorder, Admission(calls_max=100, calls_per_s=0))
+    server = grpc.aio.server(interceptors=[calls])
     asset_service_pb2_grpc.add_AssetServiceServicer_to_server(servicer, server)
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
         authorization_service_pb2_grpc.AuthorizationServiceServicer(), server

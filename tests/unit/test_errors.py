@@ -20,7 +20,7 @@ from drawdown_server.errors import (
 )
 from drawdown_server.holds.model import DenialReason
 from drawdown_server.holds.refusals import ledger_backlog
-from drawdown_server.rpc.interceptor import BACKLOG_RETRY_DELAY_MS, ERROR_DOMAIN, RETRY_DELAY_MS, status_of
+from drawdown_server.rpc.statuses import BACKLOG_RETRY_DELAY_MS, ERROR_DOMAIN, RETRY_DELAY_MS, status_of
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -75,9 +75,9 @@ def test_every_reason_is_documented_with_its_code_and_an_example(reason: ErrorRe
     assert all(isinstance(value, str) for value in example["metadata"].values())
 
 
-def test_only_a_store_that_is_down_or_far_behind_is_to_be_retried() -> None:
+def test_only_what_may_be_over_soon_and_is_nobodys_fault_is_to_be_retried() -> None:
     retryable = [reason for reason, code in CODES.items() if code is grpc.StatusCode.UNAVAILABLE]
-    assert retryable == [ErrorReason.STORE_UNAVAILABLE, ErrorReason.LEDGER_BACKLOG]
+    assert retryable == [ErrorReason.STORE_UNAVAILABLE, ErrorReason.LEDGER_BACKLOG, ErrorReason.OVERLOADED]
 
 
 def test_a_ledger_that_is_behind_asks_for_more_patience_than_a_store_that_is_down() -> None:

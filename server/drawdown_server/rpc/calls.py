@@ -1,7 +1,8 @@
 """What is said about each call: a metric, a span if it is traced, and one line in the log.
 
 The line is the call's only one, with everything that an operator asks first. It is written for every error and every
-call of an administrator; of the data plane's calls that went well, which are thousands per second, only a sample.
+call of an administrator; of the data plane's calls that went well, which are thousands per second, only a sample, and
+so of those that were refused because there were too many.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 
 from drawdown.v1 import authorization_service_pb2 as pb
-from drawdown_server.errors import CODES
+from drawdown_server.errors import CODES, ErrorReason
 from drawdown_server.telemetry.instruments import OTHER
 from drawdown_server.telemetry.metrics import GRPC_ERRORS
 
@@ -33,6 +34,9 @@ DATA_PLANE: Final = ("drawdown.v1.AuthorizationService/", "drawdown.v1.BalanceSe
 """Services whose calls that went well are sampled."""
 ADMIN_METHODS: Final = frozenset({"drawdown.v1.AuthorizationService/ForceRelease"})
 """An operator's calls among them."""
+FLOOD_REASONS: Final = frozenset({ErrorReason.OVERLOADED, ErrorReason.RATE_LIMITED})
+"""Refusals that come by the thousand and say the same: sampled like successes, so that they cost little. A metric has
+them all."""
 OK: Final = "OK"
 CANCELLED: Final = "CANCELLED"
 """The caller went away, or its deadline passed: nobody hears the answer."""
@@ -118,7 +122,10 @@ class Call:
             self._log(duration_s)
 
     def _is_logged(self) -> bool:
-        if self._code != OK or not self.method.startswith(DATA_PLANE) or self.method in ADMIN_METHODS:
+        is_flood = self._failure is not None and self._failure.reason in FLOOD_REASONS
+        if not is_flood and (
+            self._code != OK or not self.method.startswith(DATA_PLANE) or self.method in ADMIN_METHODS
+        ):
             return True
         return random.random() < self._recorder.log_sample_ratio  # noqa: S311  # no secret
 

@@ -20,11 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 import grpc
 import structlog
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from drawdown_server import deadline
 from drawdown_server.errors import (
@@ -37,25 +33,17 @@ from drawdown_server.errors import (
 )
 from drawdown_server.identity.caller import set_caller
 from drawdown_server.identity.scopes import check_method, check_wallet
+from drawdown_server.rpc.statuses import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
-    from google.protobuf.message import Message
-
     from drawdown_server.identity.credentials import Credentials
+    from drawdown_server.rpc.admission import Admission
     from drawdown_server.rpc.calls import CallRecorder
 
 log = structlog.get_logger(__name__)
 
-ERROR_DOMAIN: Final = "drawdown.dev"
-RETRY_DELAY_MS: Final = 50
-"""When to try again after UNAVAILABLE: longer than a reconnect takes."""
-BACKLOG_RETRY_DELAY_MS: Final = 1_000
-"""When to try again after LEDGER_BACKLOG: the flusher records some ten thousand events in that time, so that Postgres
-has made room if it is back, and if it is not, waiting gateways add little to what Valkey has to do."""
-VIOLATION_BYTES_MAX: Final = 3 * 1024
-"""Of fields and rules in one status. gRPC's limit for all metadata is 8 KiB, and it sends these bytes as base64."""
 OWN_SERVICES: Final = "/drawdown.v1."
 """Health and reflection have their own ways and go past this interceptor."""
 
@@ -64,45 +52,6 @@ READING: Final = ("Get", "List")
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-_RETRYABLE: Final = grpc.StatusCode.UNAVAILABLE
-
-
-def status_of(error: DrawdownError) -> status_pb2.Status:
-    """The status of an error: ErrorInfo always, BadRequest and RetryInfo where they belong."""
-    code = CODES[error.reason]
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
-    ]
-    if isinstance(error, InvalidRequestError):
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.rule)
-                    for violation in _that_fit(error.violations)
-                ]
-            )
-        )
-    if code is _RETRYABLE:
-        delay = Duration()
-        delay.FromMilliseconds(BACKLOG_RETRY_DELAY_MS if error.reason is ErrorReason.LEDGER_BACKLOG else RETRY_DELAY_MS)
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=error.message)
-    for detail in details:
-        packed = AnyMessage()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
-
-
-def _that_fit(violations: list[Violation]) -> list[Violation]:
-    """The first violations, as many as fit into a status: gRPC refuses metadata that is larger than it likes."""
-    fitting, room = [], VIOLATION_BYTES_MAX
-    for violation in violations:
-        room -= len(violation.field.encode()) + len(violation.rule.encode())
-        if room < 0:
-            break
-        fitting.append(violation)
-    return fitting
 
 
 class CallContext(Protocol):
@@ -124,11 +73,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     Args:
         credentials: Say who calls.
         recorder: Hears of every call.
+        admission: Which calls get in when there are too many.
     """
 
-    def __init__(self, credentials: Credentials, recorder: CallRecorder) -> None:
+    def __init__(self, credentials: Credentials, recorder: CallRecorder, admission: Admission) -> None:
         self._credentials = credentials
         self._recorder = recorder
+        self._admission = admission
         self._in_flight = 0
         self._is_refusing = False
         self.refused = 0
@@ -212,8 +163,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             self._enter()
             try:
                 self._check_not_draining()
+                self._admission.check_load(told.method, self._in_flight)
                 deadline.begin(context.time_remaining())
                 told.caller = caller = await self._credentials.caller(metadata, context)
+                self._admission.check_rate(told.method, caller.tenant_id, caller.principal)
                 check_method(caller, told.method)
                 set_caller(caller)
                 told.request = request = _parsed(raw, deserialize)
@@ -230,7 +183,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             finally:
                 self._leave()
                 told.end()
-            await context.abort_with_status(rpc_status.to_status(status_of(failure)))
+            await context.abort_with_status(Ending(failure))
             raise AssertionError("abort_with_status always raises")
 
         # Bytes arrive as they are: gRPC's own answer to those that are no message tells the parser's text.

@@ -10,6 +10,8 @@ METADATA_BYTES_MAX: Final = 16 * 1024
 STREAMS_MAX: Final = 256
 """Calls at once on one connection: the answers that wait in memory for a client that does not read. A client with more
 keeps them back; at this many a server has no time left in any case."""
+HANDSHAKE_MS: Final = 10_000
+"""A connection that says nothing, or little at a time, must not occupy one of those for gRPC's own two minutes."""
 KEEPALIVE_MS: Final = 30_000
 """A client that is silent for this long while it has calls is asked whether it is still there."""
 KEEPALIVE_TIMEOUT_MS: Final = 10_000
@@ -17,7 +19,7 @@ KEEPALIVE_TIMEOUT_MS: Final = 10_000
 CLIENT_PING_MS: Final = 5_000
 """A client may ask so often whether we are still there (ours does after 10 s); gRPC's own 5 minutes would drop it."""
 
-SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
@@ -25,8 +27,14 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     # Off: with it, two of three calls of a client with more than these at once were refused (measured with 700). It
     # counts a call until it is cleaned up, the client until it is answered.
     ("grpc.http.overload_protection", 0),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # without it the answer to a ping may take a minute
     ("grpc.http2.min_ping_interval_without_data_ms", CLIENT_PING_MS),
 )
+
+
+def server_options(*, connections_max: int) -> tuple[tuple[str, int], ...]:
+    """The options of a server that closes every connection beyond so many at once."""
+    return (*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max))

@@ -13,6 +13,7 @@ from drawdown_server.telemetry.instruments import OTHER, Registry
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from drawdown_server.errors import ErrorReason
     from drawdown_server.telemetry.instruments import Counter
 
 CALL_BOUNDS_S: Final = (
@@ -113,16 +114,7 @@ class Metrics:
             "error.type",
             bounds=CALL_BOUNDS_S,
         )
-        self._calls_in_flight = registry.gauge(
-            "drawdown.calls.in_flight", "{call}", "Calls that have arrived and are not answered yet."
-        )
-        self._calls_abandoned = registry.observed_counter(
-            "drawdown.calls.abandoned",
-            "{call}",
-            "Calls of administrators that went on without their caller.",
-            "rpc.method",
-            "rpc.response.status_code",
-        )
+        self._define_calls(registry)
         self._decisions = registry.counter(
             "drawdown.decisions",
             "{decision}",
@@ -174,6 +166,24 @@ class Metrics:
             "outcome",
         )
         self._define_ledger(registry)
+
+    def _define_calls(self, registry: Registry) -> None:
+        self._calls_in_flight = registry.gauge(
+            "drawdown.calls.in_flight", "{call}", "Calls that have arrived and are not answered yet."
+        )
+        self._calls_abandoned = registry.observed_counter(
+            "drawdown.calls.abandoned",
+            "{call}",
+            "Calls of administrators that went on without their caller.",
+            "rpc.method",
+            "rpc.response.status_code",
+        )
+        self._calls_refused = registry.observed_counter(
+            "drawdown.calls.refused",
+            "{call}",
+            "Calls refused because there were too many, of all (OVERLOADED) or of their caller (RATE_LIMITED).",
+            "reason",
+        )
 
     def _define_ledger(self, registry: Registry) -> None:
         self._flush_batch_size = registry.histogram(
@@ -278,6 +288,12 @@ class Metrics:
         self._certificate_expiry.follow_one(lambda: certificate.expire_s)
         self._certificate_reloads.follow(
             lambda: {("taken",): certificate.reloads_total, ("refused",): certificate.failures_total}
+        )
+
+    def follow_admission(self, refused: Mapping[ErrorReason, int]) -> None:
+        """Look here for the calls that were refused, by the reason that they were told."""
+        self._calls_refused.follow(
+            lambda: {(reason.removeprefix("ERROR_REASON_"),): count for reason, count in refused.items()}
         )
 
     def follow_store(

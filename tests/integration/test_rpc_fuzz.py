@@ -1,0 +1,237 @@
+"""Whatever comes in, the server answers: with an error that names a rule, never INTERNAL, a traceback or nothing.
+
+``make test`` sends some hundred inputs of each kind, the same ones each time; ``make soak`` sends ``FUZZ_INPUTS`` of
+each, 10,000 unless said otherwise, other ones each time: hypothesis prints how to make a failure again. Every wallet
+that was in it has right books at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from drawdown.v1 import balance_service_pb2 as balance_pb
+from drawdown_server.errors import ErrorReason
+from integration.hostile import damaged, garbled, texts
+from integration.server import DEADLINE_S, until
+from integration.test_rpc_bad_input import BASE, HOLD
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from google.protobuf.message import Message
+    from hypothesis.strategies import DataObject
+
+    from integration.server import Server
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+INPUTS: Final = 400
+SOAK_INPUTS: Final = int(os.environ.get("FUZZ_INPUTS", "10_000"))
+INPUTS_PER_WALLET: Final = 25
+"""Then a new one: many of the inputs settle its holds, freeze it or close it."""
+MESSAGE_CHARS_MAX: Final = 4096
+"""A status travels in HTTP/2 headers, which have a limit."""
+ANSWERS: Final = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""What a caller may be told of a bad input, beside OK: no fault of the server, and nothing to retry."""
+LEAKS: Final = ("Traceback", "asyncpg", "redis", "Exception", "Error:", ".py", "lua", "SELECT ", "INSERT ")
+"""Words that tell where an answer comes from; requests that contain one of them are not looked at for it."""
+
+QUICK: Final = settings(
+    max_examples=INPUTS, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+SOAK: Final = settings(
+    max_examples=SOAK_INPUTS, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
+)
+
+
+class Victims:
+    """Wallets with funds, an open hold and a debit, of which one is in use."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._left = 0
+        self.wallet_ids: list[str] = []
+
+    async def wallet_id(self) -> str:
+        """A wallet that was not often hit yet."""
+        if self._left == 0:
+            wallet = await self._server.wallet(USD=100, TOKENS=100)
+            await self._server.authorize(wallet, HOLD, ttl_s=3600, USD=10, TOKENS=10)
+            await self._server.authorize(wallet, "settled", USD=10)
+            await self._server.commit(wallet, "settled", USD=10)
+            self.wallet_ids.append(wallet)
+            self._left = INPUTS_PER_WALLET
+        self._left -= 1
+        return self.wallet_ids[-1]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def victims(server: Server) -> AsyncIterator[Victims]:
+    victims = Victims(server)
+    yield victims
+    await server.assert_conserved(*victims.wallet_ids)
+
+
+def path_of(request: Message) -> str:
+    """The path of the method that takes these requests."""
+    name = type(request).__name__.removesuffix("Request")
+    for service in request.DESCRIPTOR.file.services_by_name.values():
+        if name in service.methods_by_name:
+            return f"/{service.full_name}/{name}"
+    raise AssertionError(f"no method takes {name}Request")
+
+
+async def valid_request(victims: Victims, rpc: str) -> Message:
+    """A request that would be answered, for a wallet that exists."""
+    request: Any = BASE[rpc]()
+    if "wallet_id" in request.DESCRIPTOR.fields_by_name:
+        request.wallet_id = await victims.wallet_id()
+    return request  # type: ignore[no-any-return]
+
+
+async def assert_answered(
+    server: Server, path: str, raw: bytes, metadata: tuple[tuple[str, str | bytes], ...] = ()
+) -> None:
+    """The server answers these bytes, or says what is wrong with them."""
+    send = server.channel.unary_unary(path)
+    with capture_logs() as logs:
+        try:
+            await send(raw, timeout=DEADLINE_S, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            assert_useful(error, raw)
+    failures = [line for line in logs if line["log_level"] in ("error", "critical") or "exc_info" in line]
+    assert not failures
+
+
+def assert_useful(error: grpc.aio.AioRpcError, raw: bytes) -> None:
+    """The error is the caller's, says so with a reason, and tells nothing of what is behind."""
+    message = error.details() or ""
+    assert error.code() in ANSWERS, (error.code(), message)
+    assert message.isprintable()
+    assert len(message) < MESSAGE_CHARS_MAX
+    told = [word for word in LEAKS if word in message and word.encode() not in raw]
+    assert not told, message
+    status = rpc_status.from_call(error)
+    assert status is not None
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.reason in list(ErrorReason)
+    assert info.reason != ErrorReason.INTERNAL
+
+
+async def check_hostile_fields(server: Server, victims: Victims, data: DataObject) -> None:
+    request = await valid_request(victims, data.draw(st.sampled_from(sorted(BASE))))
+    hostile = data.draw(damaged(request))
+    await assert_answered(server, path_of(request), hostile.SerializeToString())
+
+
+async def check_bytes(server: Server, victims: Victims, data: DataObject) -> None:
+    request = await valid_request(victims, data.draw(st.sampled_from(sorted(BASE))))
+    await assert_answered(server, path_of(request), data.draw(garbled(request)))
+
+
+@QUICK
+@given(data=st.data())
+async def test_a_message_with_hostile_fields_is_answered(server: Server, victims: Victims, data: DataObject) -> None:
+    await check_hostile_fields(server, victims, data)
+
+
+@QUICK
+@given(data=st.data())
+async def test_bytes_that_may_be_no_message_are_answered(server: Server, victims: Victims, data: DataObject) -> None:
+    await check_bytes(server, victims, data)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@SOAK
+@given(data=st.data())
+async def test_ten_thousand_messages_with_hostile_fields_are_answered(
+    server: Server, victims: Victims, data: DataObject
+) -> None:
+    await check_hostile_fields(server, victims, data)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@SOAK
+@given(data=st.data())
+async def test_ten_thousand_inputs_of_any_bytes_are_answered(
+    server: Server, victims: Victims, data: DataObject
+) -> None:
+    await check_bytes(server, victims, data)
+
+
+def header_values() -> st.SearchStrategy[str]:
+    """What HTTP/2 lets a header carry."""
+    hostile = (
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic YTpi",
+        "00-" + "0" * 32 + "-" + "0" * 16 + "-01",
+        "x" * 4_000,
+    )
+    return st.sampled_from(hostile) | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=100)
+
+
+@QUICK
+@given(
+    key=st.sampled_from(("traceparent", "tracestate", "baggage", "user-agent", "content-language", "x-anything")),
+    value=header_values(),
+    binary=st.binary(max_size=200),
+)
+async def test_hostile_metadata_changes_nothing(
+    server: Server, victims: Victims, key: str, value: str, binary: bytes
+) -> None:
+    request = balance_pb.GetBalanceRequest(wallet_id=await victims.wallet_id())
+    metadata: tuple[tuple[str, str | bytes], ...] = ((key, value), ("grpc-trace-bin", binary), ("any-bin", binary))
+    await assert_answered(server, path_of(request), request.SerializeToString(), metadata)
+
+
+@QUICK
+@given(name=texts().map(lambda text: text.encode("ascii", "ignore").decode()))
+async def test_a_method_that_does_not_exist_is_unimplemented(server: Server, name: str) -> None:
+    path = "/drawdown.v1.BalanceService/" + "".join(c for c in name if c.isalnum())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await server.channel.unary_unary(path)(b"", timeout=DEADLINE_S)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+@QUICK
+@given(preface=st.booleans(), noise=st.binary(min_size=1, max_size=500))
+async def test_noise_on_the_wire_ends_its_own_connection_and_no_other(
+    server: Server, victims: Victims, *, preface: bool, noise: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write((PREFACE if preface else b"") + noise)
+    writer.write_eof()
+
+    async def ended() -> bool:
+        try:
+            return not await reader.read(65536)
+        except ConnectionError:
+            return True
+
+    await until(ended)
+    writer.close()
+    await server.balance(await victims.wallet_id())
