@@ -10,6 +10,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import structlog
 import typer
 import uvloop
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from drawdown_server.commands.create_key import run_create_key
 from drawdown_server.commands.dead_letters import run_dead_letters
 from drawdown_server.commands.rebuild import run_rebuild
 from drawdown_server.commands.reconcile import run_reconcile
+from drawdown_server.commands.workers import run_worker, run_workers
 from drawdown_server.config import Config, new_token_key
 from drawdown_server.errors import ConfigurationError, DrawdownError
 from drawdown_server.identity.scopes import Scope
@@ -28,7 +30,7 @@ from drawdown_server.ledger.migrations import migrate as run_migrations
 from drawdown_server.telemetry.logs import configure_logs
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -45,7 +47,23 @@ _SETTINGS_AS_FLAGS: Final = {"allow_extra_args": True, "ignore_unknown_options":
 @commands.command(context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
 def serve(context: typer.Context) -> None:
     """Serve Authorize, Commit and Release."""
-    _run(run_serve(_config(context)))
+    config = _config(context)
+    if config.workers == 1:
+        _run(run_serve(config))
+    else:
+        _run(run_workers(config, context.args), run=asyncio.run)  # whose way to start processes forks nothing
+
+
+@commands.command(context_settings=_SETTINGS_AS_FLAGS, add_help_option=False, hidden=True)
+def worker(
+    context: typer.Context,
+    worker_index: Annotated[int, typer.Option()],
+    worker_link: Annotated[int, typer.Option()],
+) -> None:
+    """Serve as one of the processes of serve --workers, which starts it."""
+    config = _config(context)
+    structlog.contextvars.bind_contextvars(worker=worker_index)
+    _run(run_worker(config, index=worker_index, link=worker_link))
 
 
 @commands.command(context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
@@ -210,10 +228,14 @@ def _bad_settings(error: ValidationError) -> typer.Exit:
     return typer.Exit(EXIT_USAGE)
 
 
-def _run(work: Coroutine[None, None, int | None]) -> None:
+def _run(
+    work: Coroutine[None, None, int | None],
+    *,
+    run: Callable[[Coroutine[None, None, int | None]], int | None] = uvloop.run,
+) -> None:
     """Run to the end; what the user can mend is one line, not a traceback."""
     try:
-        code = uvloop.run(work)
+        code = run(work)
     except ValidationError as error:
         raise _bad_settings(error) from None
     except (ConfigurationError, DrawdownError) as error:

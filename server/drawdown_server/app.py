@@ -6,12 +6,8 @@ Read it top to bottom: what is opened first is closed last.
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import socket
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -34,24 +30,20 @@ from drawdown.v1 import (
     wallet_service_pb2,
     wallet_service_pb2_grpc,
 )
+from drawdown_server.background import run_background, run_backlog, run_flusher
 from drawdown_server.config import token_secrets
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library
 from drawdown_server.holds.startup import check_store, open_client
 from drawdown_server.holds.store import HoldStore
-from drawdown_server.holds.sweeper import Sweeper
 from drawdown_server.holds.token import TokenKeys
 from drawdown_server.identity.startup import check as check_identity
 from drawdown_server.identity.startup import open_identity
-from drawdown_server.ledger.backlog import Backlog
 from drawdown_server.ledger.confirming import Confirmations
 from drawdown_server.ledger.database import open_pool
-from drawdown_server.ledger.epochs import EpochSweeper
-from drawdown_server.ledger.flusher import Flusher
 from drawdown_server.ledger.migrations import pending
 from drawdown_server.ledger.presence import Presence
-from drawdown_server.ledger.reconciler import Reconciler
 from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.rpc.admission import Admission
@@ -69,42 +61,23 @@ from drawdown_server.rpc.tls import open_certificate
 from drawdown_server.rpc.transport import server_options
 from drawdown_server.rpc.wallets import BalanceService, WalletService
 from drawdown_server.signals import stop_on_signals
+from drawdown_server.stores import Stores, process_name
 from drawdown_server.telemetry.admin import open_admin
 from drawdown_server.telemetry.metrics import Metrics
 from drawdown_server.telemetry.otlp import open_exporters
 from drawdown_server.wallets.admin import WalletAdmin
 from drawdown_server.wallets.assets import AssetRegistry
 from drawdown_server.wallets.changes import ChangeApplier
-from drawdown_server.wallets.evictor import Evictor
 from drawdown_server.wallets.loader import WalletLoader
-from drawdown_server.wallets.waker import Waker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
-
-    from redis.asyncio import Redis
 
     from drawdown_server.config import Config
     from drawdown_server.identity.credentials import Credentials
     from drawdown_server.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
-
-DRAIN_EXTRA_S: Final = 10.0
-"""How long the flusher may take at shutdown to record what is in the outbox; the rest waits safely in Valkey."""
-BLOCKING_READ_EXTRA_MS: Final = 2_000
-"""A blocking read is answered this much later than asked for at the latest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """The two stores, open and fit to serve."""
-
-    client: Redis
-    holds: HoldStore
-    ledger: LedgerStore
-    presence: Presence
-    confirmations: Confirmations
 
 
 @asynccontextmanager
@@ -142,11 +115,6 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
         confirmations = await opened.enter_async_context(aclosing(Confirmations(ledger)))
         async with running(presence.run(connection, holds.learn_epochs), name="presence"):
             yield Stores(client=client, holds=holds, ledger=ledger, presence=presence, confirmations=confirmations)
-
-
-def process_name() -> str:
-    """Unique per process start, and of use to people."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 @asynccontextmanager
@@ -189,58 +157,14 @@ async def check(config: Config) -> None:
         await check_store(client)
 
 
-async def run_idle_wallets(config: Config, stores: Stores, stop: asyncio.Event) -> None:
-    """Evict wallets that nobody uses, and wake those for which something is due, until told to stop."""
-    async with asyncio.TaskGroup() as tasks:
-        waker = Waker(stores.holds, stores.ledger, tombstone_ms=config.tombstone_ms)
-        tasks.create_task(waker.run(stop), name="waker")
-        if config.evict_idle_s:
-            evictor = Evictor(
-                stores.client,
-                stores.holds,
-                stores.ledger,
-                idle_s=config.evict_idle_s,
-                interval_ms=config.evict_interval_ms,
-            )
-            tasks.create_task(evictor.run(stop), name="evictor")
-
-
-async def run_flusher(config: Config, stores: Stores, metrics: Metrics, stop: asyncio.Event) -> None:
-    """Flush until told to stop, then record what is left and give the partitions back.
-
-    Who records a partition also looks after what it left behind, and whether it is right.
-    """
-    timeout_ms = max(config.valkey_timeout_ms, config.flush_block_ms + BLOCKING_READ_EXTRA_MS)
-    async with open_client(config.valkey_url, timeout_ms=timeout_ms) as client:
-        flusher = Flusher(
-            client,
-            stores.ledger,
-            owner=process_name(),
-            batch_max=config.flush_batch_max,
-            block_ms=config.flush_block_ms,
-            linger_ms=config.flush_linger_ms,
-            lease_ttl_ms=config.lease_ttl_ms,
-            metrics=metrics,
-            run_id=lambda: stores.presence.run_id,
-            on_recorded=stores.confirmations.recorded,
-        )
-        stores.presence.follow(client)
-
-        def owned() -> list[int]:
-            return flusher.owned_partitions
-
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(EpochSweeper(stores.client, stores.ledger, owned).run(stop), name="epochs")
-            if config.reconcile_interval_s:
-                reconciler = Reconciler(stores.holds, stores.ledger, owned, interval_s=config.reconcile_interval_s)
-                metrics.follow_reconciler(reconciler)
-                tasks.create_task(reconciler.run(stop), name="reconciler")
-            await flusher.run(stop)
-        await flusher.drain(DRAIN_EXTRA_S)
-
-
 def build_server(
-    config: Config, stores: Stores, changes: ChangeApplier, calls: CallInterceptor, health: Health
+    config: Config,
+    stores: Stores,
+    changes: ChangeApplier,
+    calls: CallInterceptor,
+    health: Health,
+    *,
+    shares_ports: bool = False,
 ) -> grpc.aio.Server:
     """The gRPC server with all services, not started."""
     assets = AssetRegistry(stores.ledger)
@@ -261,7 +185,9 @@ def build_server(
     )
     server = grpc.aio.server(
         interceptors=[calls],
-        options=server_options(connections_max=config.connections_max),
+        options=server_options(
+            connections_max=config.connections_max, connection_age_s=config.connection_age_s, shares_ports=shares_ports
+        ),
     )
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
         AuthorizationService(stores.holds, stores.ledger, assets, limits, token_keys(config), stores.confirmations),
@@ -319,7 +245,11 @@ def build_calls(config: Config, credentials: Credentials, metrics: Metrics, trac
 
 
 async def serve(
-    config: Config, *, stop: asyncio.Event | None = None, on_ready: Callable[[int], None] | None = None
+    config: Config,
+    *,
+    stop: asyncio.Event | None = None,
+    on_ready: Callable[[int], None] | None = None,
+    is_replaced: Callable[[], bool] | None = None,
 ) -> None:
     """Serve until ``stop`` is set or SIGTERM or SIGINT arrives, then drain.
 
@@ -327,6 +257,7 @@ async def serve(
         config: The settings.
         stop: Ends the server when set, for those who run it inside another program.
         on_ready: Called with the port when the server accepts calls.
+        is_replaced: For one of several processes that share its ports: asked at the end whether another serves them on.
 
     Raises:
         ConfigurationError: Something must be changed first; the message says what.
@@ -348,23 +279,18 @@ async def serve(
         identity = await open_identity(config, stores.ledger)
         calls = build_calls(config, identity.credentials, metrics, tracing)
         health = Health(service_names())
-        server = build_server(config, stores, changes, calls, health)
+        server = build_server(config, stores, changes, calls, health, shares_ports=is_replaced is not None)
         port = bind(server, config, certificate)
-        await opened.enter_async_context(open_admin(config, metrics.registry, health.check))
+        admin = await opened.enter_async_context(AsyncExitStack())
+        await admin.enter_async_context(
+            open_admin(config, metrics.registry, health.check, shares_port=is_replaced is not None)
+        )
         await server.start()
         # One dead background task ends the process: better restarted than half alive.
         async with asyncio.TaskGroup() as tasks:
-            sweeper = Sweeper(stores.holds, interval_ms=config.sweep_interval_ms, tombstone_ms=config.tombstone_ms)
-            backlog = Backlog(stores.client, stores.ledger)
-            metrics.follow_sweeper(sweeper)
-            metrics.follow_backlog(backlog)
-            tasks.create_task(sweeper.run(stop_background), name="sweeper")
-            tasks.create_task(backlog.run(stop_background), name="backlog")
-            tasks.create_task(changes.run(stop_background), name="changes")
+            background = run_background(config, stores, metrics, changes, stop_background)
+            tasks.create_task(background, name="background")
             tasks.create_task(identity.run(stop_background), name="identity")
-            tasks.create_task(run_idle_wallets(config, stores, stop_background), name="idle wallets")
-            if config.flusher:
-                tasks.create_task(run_flusher(config, stores, metrics, stop_background), name="flusher")
             try:
                 await health.tell(None)
                 tasks.create_task(health.watch(stores.holds.ping, stop), name="health")
@@ -374,12 +300,15 @@ async def serve(
                 with stop_on_signals(stop):
                     await stop.wait()
                 log.info("server.draining")
-                health.leave()
-                await asyncio.sleep(config.drain_delay_s)
+                if is_replaced is not None and is_replaced():
+                    await admin.aclose()  # who asks there is answered by the one that came
+                else:
+                    health.leave()
+                    await asyncio.sleep(config.drain_delay_s)
             finally:
                 # Also when a background task died: calls in flight still get their answers.
                 stores.confirmations.end()
-                await end_calls(server, calls, health, port, config.drain_grace_s)
+                await end_calls(server, calls, health, {port, config.grpc_certificate_port}, config.drain_grace_s)
                 stop_background.set()
     log.info("server.stopped")
 
@@ -400,9 +329,7 @@ async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:
             open_admin(config, metrics.registry, stores.holds.ping, check_postgres),
             asyncio.TaskGroup() as tasks,
         ):
-            backlog = Backlog(stores.client, stores.ledger)
-            metrics.follow_backlog(backlog)
-            tasks.create_task(backlog.run(stop), name="backlog")
+            tasks.create_task(run_backlog(stores, metrics, stop), name="backlog")
             log.info("flusher.ready")
             with stop_on_signals(stop):
                 await run_flusher(config, stores, metrics, stop)

@@ -19,6 +19,8 @@ PARTITIONS_DEFAULT: Final = 64
 """Enough to spread over the primaries of a large cluster, few enough that each outbox is worth a read."""
 PARTITIONS_MAX: Final = 1024
 """Each costs one stream read per flusher cycle and one look per sweep."""
+WORKERS_MAX: Final = 64
+"""Each has connections of its own to both stores; larger machines run several servers."""
 OUTBOX_BACKLOG_LIMIT_DEFAULT: Final = 100_000
 """An event takes about 250 bytes of Valkey's memory: 25 MB per partition, 1.6 GB if all of 64 were full."""
 CONNECTIONS_MAX_DEFAULT: Final = 1_000
@@ -188,6 +190,24 @@ class Config(BaseSettings):
         ),
     ] = RECONCILE_INTERVAL_S_DEFAULT
 
+    workers: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=WORKERS_MAX,
+            description="processes that serve the port, about one per core; a dead one is restarted, SIGHUP restarts "
+            "all in turn; 1: this process itself",
+        ),
+    ] = 1
+    connection_age_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="then a client is told to connect anew, so that load spreads over workers, and servers that "
+            "came later; 0: never",
+        ),
+    ] = 300
     drain_grace_s: Annotated[
         float, Field(ge=0, le=600, description="how long calls in flight may take at shutdown")
     ] = 20
@@ -198,7 +218,9 @@ class Config(BaseSettings):
     admin_port: Annotated[
         Annotated[int, Field(ge=0, le=65535)] | None,
         BeforeValidator(_none_if_empty),
-        Field(description="port of /metrics, /healthz, /readyz; 0 takes a free one, empty: none"),
+        Field(
+            description="port of /metrics, /healthz, /readyz; 0 takes a free one, empty: none; each worker has the next"
+        ),
     ] = None
     trace_sample_ratio: Annotated[
         float, Field(ge=0, le=1, description="share of the calls without a traceparent that are traced")

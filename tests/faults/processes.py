@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Command = Literal["serve", "flush"]
 RUN: Final = "from drawdown_server.__main__ import main; main()"
 READY: Final = {"serve": "server.ready", "flush": "flusher.ready"}
+WORKERS_READY: Final = "workers.ready"
 
 
 def environment(config: Config) -> dict[str, str]:
@@ -52,6 +53,7 @@ class Program:
         before: str = "",
     ) -> None:
         self._command = command
+        self._ready = READY[command] if config.workers == 1 else WORKERS_READY
         self._environment = environment(config) | dict(variables or {})
         self._before = before
         self._log = directory / f"{command}-{uuid4().hex[:6]}.log"
@@ -98,7 +100,7 @@ class Program:
         return self._was_ready
 
     def _is_ready(self, line: dict[str, Any]) -> bool:
-        return bool(line["event"] == READY[self._command])
+        return bool(line["event"] == self._ready)
 
     async def start(self) -> int:
         self.launch()

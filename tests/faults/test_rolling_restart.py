@@ -13,6 +13,7 @@ import drawdown
 from drawdown_server.config import Config
 from drawdown_server.dev.process import free_port
 from faults.processes import program, sockets_to
+from faults.work import Work
 from integration.audit import open_audit
 from integration.server import Rpc, open_channel, until
 
@@ -20,49 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-WORKERS: Final = 6
 CALLS_BETWEEN: Final = 60
 TIMEOUT_S: Final = 10.0
 """Of a call: the machine of the tests is slow, and what is measured is failures, not time."""
-
-
-class Work:
-    """A client that uses every hold it gets, and keeps what it was told."""
-
-    def __init__(self, client: drawdown.AsyncClient, wallet: str) -> None:
-        self._client = client
-        self._wallet = wallet
-        self.stop = asyncio.Event()
-        self.debited = 0
-        self.calls = 0
-        self.failures: list[BaseException] = []
-
-    async def run(self) -> None:
-        await asyncio.gather(*(self._work(number) for number in range(WORKERS)))
-
-    async def _work(self, worker: int) -> None:
-        number = 0
-        while not self.stop.is_set():
-            number += 1
-            hold_id = f"h{worker}-{number}"
-            try:
-                names = {"wallet_id": self._wallet, "hold_id": hold_id}
-                await self._client.authorize(**names, amounts={"USD": 3}, ttl_s=600)
-                await self._client.commit(**names, amounts={"USD": 2})
-            except Exception as error:
-                self.failures.append(error)
-                return
-            self.debited += 2
-            self.calls += 2
-
-    async def reaches(self, calls: int) -> None:
-        """Wait for so many more calls."""
-        goal = self.calls + calls
-
-        async def reached() -> bool:
-            return self.calls >= goal or bool(self.failures)
-
-        await until(reached)
 
 
 async def is_used(port: int) -> bool:

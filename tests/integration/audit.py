@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from drawdown_server.app import Stores, open_stores
+from drawdown_server.app import open_stores
 from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds.messages import ListHoldsRequest, ReadCapsReply, ReadCapsRequest
 from drawdown_server.ledger.events import LineKind
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from drawdown_server.config import Config
     from drawdown_server.holds.model import WalletReading
     from drawdown_server.ledger.rows import EntryRow
+    from drawdown_server.stores import Stores
 
 LIMIT = 100_000
 """More rows than any test makes."""

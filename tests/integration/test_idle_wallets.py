@@ -21,8 +21,8 @@ from integration.server import grant_request, run_server, settings, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from drawdown_server.app import Stores
     from drawdown_server.config import Config
+    from drawdown_server.stores import Stores
     from integration.server import Server
 
 EXPIRE: Final = types_pb2.ENTRY_KIND_EXPIRE

@@ -24,10 +24,10 @@ from ledgers import make_flusher
 if TYPE_CHECKING:
     import pytest
 
-    from drawdown_server.app import Stores
     from drawdown_server.config import Config
     from drawdown_server.dev.postgres import PostgresProcess
     from drawdown_server.ledger.rows import WalletSnapshot
+    from drawdown_server.stores import Stores
     from integration.server import Server
 
 

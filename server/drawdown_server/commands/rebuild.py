@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
-from drawdown_server.app import process_name
 from drawdown_server.commands.opening import open_both
 from drawdown_server.commands.output import counted, progress
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.presence import Presence
 from drawdown_server.ledger.recovery import Action, examine_partitions, rebuild_partition
+from drawdown_server.stores import process_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,14 +2,14 @@
 
     1  whoever asks is told to send nobody here any more (``Health.leave``), and time passes for them to notice; calls
        are taken as ever
-    2  no new connections; clients that follow our health are told to leave, calls that still come are refused, until
-       none has come for a moment
+    2  no new connections; clients that follow our health are told to leave. Calls go on to be taken until none has
+       come for a moment; if they do not cease, they are refused for a moment
     3  gRPC says goodbye on every connection (GOAWAY): clients connect anew, to another server behind the same name or
        port; calls in flight go on until they are answered or the grace is over
 
 What is refused in 2 was not begun, so callers send it again (UNAVAILABLE), and by then the connection is gone. A client
-that stayed connected in 2 for long would meet this server again with each of its tries; one that is not given that
-moment has calls under way when gRPC shuts down, which ends them with CANCELLED.
+that stayed connected in 2 for long would meet this server again with each of its tries. Without that moment calls would
+be under way when gRPC shuts down, which ends them with CANCELLED.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import grpc
 
     from drawdown_server.rpc.health import Health
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
 
 QUIET_S: Final = 0.02
 """Without a new call for so long, nothing is under way from a client that was told to leave."""
-QUIET_WAIT_S: Final = 0.1
-"""How long to wait for that: clients that do not follow our health never fall silent, and the second retry of a call
-must find the connection gone (ours comes after 160 ms at the earliest)."""
+LEAVE_WAIT_S: Final = 0.05
+"""How long to wait for that: a client that follows our health leaves in a millisecond. Others never cease."""
+REFUSE_WAIT_S: Final = 0.05
+"""How long to refuse their calls at most. The second retry of a call must find the connection gone: our client's comes
+160 ms after the call at the earliest."""
 LOOK_S: Final = 0.005
 """Between two looks for new calls."""
 LAST_ANSWERS_S: Final = 0.25
@@ -41,21 +45,26 @@ DESCRIPTORS: Final = Path("/dev/fd")
 """The open files of this process, by number."""
 
 
-async def end_calls(server: grpc.aio.Server, calls: CallInterceptor, health: Health, port: int, grace_s: float) -> None:
+async def end_calls(
+    server: grpc.aio.Server, calls: CallInterceptor, health: Health, ports: Collection[int | None], grace_s: float
+) -> None:
     """Steps 2 and 3: send everybody away, let calls in flight finish, end the rest.
 
     Args:
         server: Started.
         calls: What it is doing.
         health: What it says of itself.
-        port: Of its services.
+        ports: Where it listens; None among them is none.
         grace_s: How long calls in flight may take.
     """
-    stop_listening(port)
+    stop_listening(ports)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LEAVE_WAIT_S):
+            await health.send_away()
+            await _quiet(calls)
     calls.refuse_new()
     with suppress(TimeoutError):
-        async with asyncio.timeout(QUIET_WAIT_S):
-            await health.send_away()
+        async with asyncio.timeout(REFUSE_WAIT_S):
             await _quiet(calls)
     stopping = asyncio.create_task(server.stop(grace_s))
     with suppress(TimeoutError):
@@ -68,17 +77,17 @@ async def end_calls(server: grpc.aio.Server, calls: CallInterceptor, health: Hea
 async def _quiet(calls: CallInterceptor) -> None:
     """Return when no call has come for ``QUIET_S``."""
     loop = asyncio.get_running_loop()
-    refused, since = calls.refused, loop.time()
+    arrived, since = calls.arrived, loop.time()
     while loop.time() - since < QUIET_S:
         await asyncio.sleep(LOOK_S)
-        if calls.refused != refused:
-            refused, since = calls.refused, loop.time()
+        if calls.arrived != arrived:
+            arrived, since = calls.arrived, loop.time()
 
 
-def stop_listening(port: int) -> None:
-    """Take no more connections on a port, at once.
+def stop_listening(ports: Collection[int | None]) -> None:
+    """Take no more connections on these ports, at once.
 
-    gRPC closes its listening sockets only after its goodbye. Where several processes share the port, the kernel would
+    gRPC closes its listening sockets only after its goodbye. Where several processes share a port, the kernel would
     give some of the clients that come back to the one that is ending, and reset them when it closes. gRPC offers no
     way to its sockets, so they are found among the files of the process.
     """
@@ -87,10 +96,12 @@ def stop_listening(port: int) -> None:
             descriptor = int(file.name)
             if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 with socket.socket(fileno=os.dup(descriptor)) as found:
-                    if _listens(found, port):
+                    if _listens(found, ports):
                         found.shutdown(socket.SHUT_RD)
 
 
-def _listens(found: socket.socket, port: int) -> bool:
+def _listens(found: socket.socket, ports: Collection[int | None]) -> bool:
     is_tcp = found.family in {socket.AF_INET, socket.AF_INET6} and found.type == socket.SOCK_STREAM
-    return is_tcp and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) and found.getsockname()[1] == port
+    return (
+        is_tcp and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) and found.getsockname()[1] in ports
+    )

@@ -82,8 +82,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._admission = admission
         self._in_flight = 0
         self._is_refusing = False
-        self.refused = 0
-        """Calls that came after ``refuse_new``."""
+        self.arrived = 0
+        """Calls that have come so far; those that go on without their caller count again."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._going_on: set[asyncio.Task[object]] = set()
@@ -96,7 +96,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     def _check_not_draining(self) -> None:
         if self._is_refusing:
-            self.refused += 1
             raise StoreUnavailableError("server", "this server is draining")
 
     @property
@@ -105,6 +104,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         return self._in_flight
 
     def _enter(self) -> None:
+        self.arrived += 1
         self._in_flight += 1
         self._idle.clear()
 

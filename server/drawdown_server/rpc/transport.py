@@ -19,8 +19,11 @@ KEEPALIVE_TIMEOUT_MS: Final = 10_000
 CLIENT_PING_MS: Final = 5_000
 """A client may ask so often whether we are still there (ours does after 10 s); gRPC's own 5 minutes would drop it."""
 
+CONNECTION_GRACE_MS: Final = 60_000
+"""How long calls on a connection that is old may go on: longer than any call, of which those that wait for the ledger
+are the longest (30 s). Then streams such as Watch are ended; who follows one has a new connection by then."""
+
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    ("grpc.so_reuseport", 0),  # a taken port is an error, not a silent share
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.max_concurrent_streams", STREAMS_MAX),
@@ -35,6 +38,21 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 )
 
 
-def server_options(*, connections_max: int) -> tuple[tuple[str, int], ...]:
-    """The options of a server that closes every connection beyond so many at once."""
-    return (*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max))
+def server_options(*, connections_max: int, connection_age_s: float, shares_ports: bool) -> list[tuple[str, int]]:
+    """What the server is made with.
+
+    Args:
+        connections_max: Every connection beyond so many at once is closed.
+        connection_age_s: After that, give or take a tenth, the client of a connection is told to make a new one (calls
+            in flight finish); 0: never.
+        shares_ports: Whether other processes listen on the same ports. Without that, a taken port is an error.
+    """
+    options = [
+        *_OPTIONS,
+        ("grpc.max_allowed_incoming_connections", connections_max),
+        ("grpc.so_reuseport", int(shares_ports)),
+    ]
+    if connection_age_s:
+        options.append(("grpc.max_connection_age_ms", int(connection_age_s * 1000)))
+        options.append(("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS))
+    return options

@@ -145,7 +145,8 @@ class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # a client that reads slowly must not hold up the end of the process
 
-    def __init__(self, address: tuple[str, int], routes: AdminRoutes) -> None:
+    def __init__(self, address: tuple[str, int], routes: AdminRoutes, *, shares_port: bool) -> None:
+        self.allow_reuse_port = shares_port
         super().__init__(address, _Handler)
         self.routes = routes
         self._room = threading.BoundedSemaphore(REQUESTS_MAX)
@@ -167,13 +168,16 @@ class _HttpServer(ThreadingHTTPServer):
 
 
 @asynccontextmanager
-async def open_admin(config: Config, registry: Registry, *checks: Check) -> AsyncIterator[None]:
+async def open_admin(
+    config: Config, registry: Registry, *checks: Check, shares_port: bool = False
+) -> AsyncIterator[None]:
     """Serve the admin port inside the block, if the settings ask for one.
 
     Args:
         config: The settings.
         registry: As in ``AdminRoutes``.
         checks: As in ``AdminRoutes``.
+        shares_port: Whether the process whose place this one takes may still have the port.
 
     Raises:
         ConfigurationError: The port is taken or the address is not ours.
@@ -183,7 +187,7 @@ async def open_admin(config: Config, registry: Registry, *checks: Check) -> Asyn
         return
     host, port = config.admin_host, config.admin_port
     try:
-        server = _HttpServer((host, port), AdminRoutes(config, registry, checks))
+        server = _HttpServer((host, port), AdminRoutes(config, registry, checks), shares_port=shares_port)
     except OSError:
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: the port is taken or the address is not ours. "

@@ -42,6 +42,7 @@ def configure_logs(level: str, output: Literal["json", "console"]) -> None:
         formatting = [structlog.processors.format_exc_info]
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,  # which worker this is
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *formatting,
