@@ -51,7 +51,7 @@ mutation: $(INSTALLED) ## break the rules in the Lua one at a time; every mutant
 
 .PHONY: bench
 bench: $(INSTALLED) ## what things cost, on this machine; tests/bench/README.md reads the tables (BENCH=script_cost ARGS="...")
-	@for bench in tests/bench/$(or $(BENCH),*).py; do echo "== $$bench"; $(BIN)/python "$$bench" $(ARGS); done
+	@for bench in tests/bench/$(or $(BENCH),*).py; do echo "== $$bench"; PYTHONPATH=tests $(BIN)/python "$$bench" $(ARGS); done
 
 .PHONY: lint
 lint: $(INSTALLED) $(PROTOS_INSTALLED) ## format, style, types, import layers, protos, generated code fresh
