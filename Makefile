@@ -42,7 +42,7 @@ test: $(INSTALLED) ## every test but the minutes-long ones (PYTEST_ARGS="...")
 
 .PHONY: soak
 soak: $(INSTALLED) ## the minutes-long tests: faults on real processes, kills, model beside scripts (SECONDS=n SEED=n STEPS=n TWIN_SEED=n)
-	STEPS=$${STEPS:-1000000} SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) \
+	HYPOTHESIS=soak STEPS=$${STEPS:-1000000} SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) \
 	$(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS_MAX) -s -m soak $(PYTEST_ARGS)
 
 .PHONY: mutation

@@ -20,6 +20,7 @@ from uuid import uuid4
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from drawdown_server.dev.postgres import PostgresProcess
 from drawdown_server.dev.valkey import ValkeyProcess
@@ -29,6 +30,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests, in e
 import stores
 
 pytest_plugins = ["integration.server"]
+
+# The same examples in each run, so that a change is what makes a test fail; `make soak` looks for others and prints how
+# to make a failure again. How long an example takes is the machine's affair.
+settings.register_profile(
+    "test", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.register_profile("soak", settings.get_profile("test"), derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS", "test"))
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

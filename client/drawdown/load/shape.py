@@ -90,10 +90,10 @@ class Shape:
             inside_s = max(0.0, after_s - before_s)
             if inside_s < part.seconds:
                 if part.level(inside_s) > level:
-                    return before_s + inside_s
+                    return max(before_s, after_s)
                 if part.end > level:
                     crossing_s = (level - part.begin) / (part.end - part.begin) * part.seconds
-                    return before_s + max(inside_s, crossing_s)
+                    return max(after_s, before_s + crossing_s)  # not earlier by a rounding error
             before_s += part.seconds
         return None
 
