@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from drawdown.v1 import authorization_service_pb2 as authorization_pb
 from drawdown.v1 import types_pb2
 from drawdown_server.dev.trace import DEFAULT_TRACE
 from integration.load_command import WAIT_S, WALLETS, load, started
@@ -114,6 +115,30 @@ async def test_ctrl_c_ends_a_run_with_its_report(server: Server) -> None:
     assert found["measured_s"] < 600
     assert found["conservation"]["released_at_end"] > 0
     await assert_books(server, found, "stopped")
+
+
+async def test_a_tool_that_is_killed_leaves_nothing_held(server: Server) -> None:
+    wallets = [f"killed-{number:05d}" for number in range(1, WALLETS + 1)]
+    for wallet_id in wallets:
+        await server.wallet(wallet_id)
+
+    async def held() -> int:
+        pages = [await server.call(authorization_pb.ListHoldsRequest(wallet_id=wallet_id)) for wallet_id in wallets]
+        return sum(len(page.holds) for page in pages)
+
+    async with started(
+        target_of(server), "--create", "--prefix", "killed", "--rate", "50", "--duration", "10m", "--processes", "2",
+        "--mix", "hold=1",
+    ) as run:  # fmt: skip
+        await until(held, timeout_s=WAIT_S)
+        run.process.kill()
+        await run.process.wait()
+
+        async def nothing_is_held() -> bool:
+            return await held() == 0
+
+        await until(nothing_is_held, timeout_s=WAIT_S)
+    await server.assert_conserved(*wallets)
 
 
 async def test_nobody_at_the_target_is_one_line() -> None:

@@ -7,14 +7,15 @@ import random
 import re
 import sys
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from drawdown import TARGET_DEFAULT, TIMEOUT_S_DEFAULT
 from drawdown.cli.session import EXIT_ERROR, Session, command
-from drawdown.cli.values import parse_amounts
+from drawdown.cli.values import parse_amount
 from drawdown.load import plan as limits
 from drawdown.load.assertions import parse
 from drawdown.load.connection import Connection, TlsFiles
@@ -31,13 +32,11 @@ from drawdown.load.trace import read_trace
 from drawdown.load.wallets import ASSET_DEFAULT, WalletsError, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from drawdown.load.assertions import Judged
     from drawdown.load.result import Result
     from drawdown.load.shape import Shape
-
-Value = TypeVar("Value")
 
 AMOUNT_DEFAULT: Final = f"1000u {ASSET_DEFAULT}"
 PRICE_DEFAULT: Final = f"{ASSET_DEFAULT}=1,1"
@@ -220,9 +219,15 @@ def load(
 
     drawdown load --create --rate 500 --duration 30s --html report.html --assert 'p99<5ms' --assert errors==0
     """
-    replay = None if trace is None else _replay(trace, speed, price)
+    replay = _replay(trace, speed, price, amount)
     loop, shape, duration_s = _load_shape(rate, concurrency, replay, duration)
-    held = _units(session, amount or [AMOUNT_DEFAULT])
+    with _usage_of("--mix"):
+        flows = parse_mix(mix)
+    with _usage_of("--assert"):
+        checks = [parse(text) for text in asserted or ()]
+    _check_files(html=html, save=save)
+    if fund and not create:
+        raise typer.BadParameter("it needs --create", param_hint="--fund")
     plan = Plan(
         run_id=f"load-{uuid.uuid4().hex[:12]}",
         loop=loop,
@@ -233,8 +238,8 @@ def load(
         duration_s=duration_s,
         wallets=wallet or names(prefix, wallets),
         skew=skew,
-        mix=_read("--mix", parse_mix, mix),
-        held=held,
+        mix=flows,
+        held=_units(session, "--amount", amount or [AMOUNT_DEFAULT]),
         used_percent=_percents(used),
         think_s=_seconds("--think", think),
         ttl_s=None if ttl is None else _seconds("--ttl", ttl),
@@ -242,10 +247,7 @@ def load(
         processes=processes,
         seed=random.randrange(SEED_BELOW) if seed is None else seed,  # noqa: S311 - a simulation, no secret
     )
-    checks = [_read("--assert", parse, text) for text in asserted or ()]
-    if fund and not create:
-        raise typer.BadParameter("it needs --create", param_hint="--fund")
-    funds = dict.fromkeys(plan.assets, FUND_UNITS_DEFAULT) | _units(session, fund or ()) if create else None
+    funds = dict.fromkeys(plan.assets, FUND_UNITS_DEFAULT) | _units(session, "--fund", fund or ()) if create else None
     result = _run(session, plan, funds, is_checked=check, quiet=quiet)
     judged = [check.judge(result) for check in checks]
     _write(session, result, judged, html, save)
@@ -275,8 +277,12 @@ def _connection(session: Session) -> Connection:
 
 
 def _write(session: Session, result: Result, judged: Sequence[Judged], html: Path | None, save: Path | None) -> None:
-    """The report where it was asked for: on stdout always, in files perhaps."""
+    """The report on stdout, and in the files that were named."""
     as_json = json.dumps(document(result, judged), indent=2) + "\n"
+    if session.options.json:
+        sys.stdout.write(as_json)
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in lines(result, judged)))
     try:
         if html is not None:
             html.write_text(page(result, judged), encoding="utf-8")
@@ -285,10 +291,13 @@ def _write(session: Session, result: Result, judged: Sequence[Judged], html: Pat
     except OSError as error:
         sys.stderr.write(f"error: {error.filename} cannot be written: {error.strerror}\n")
         raise typer.Exit(EXIT_ERROR) from None
-    if session.options.json:
-        sys.stdout.write(as_json)
-    else:
-        sys.stdout.write("".join(f"{line}\n" for line in lines(result, judged)))
+
+
+def _check_files(**files: Path | None) -> None:
+    """Refuses a file that cannot be written, before the run rather than after it."""
+    for option, path in files.items():
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise typer.BadParameter(f"{path} is no file that can be written", param_hint=f"--{option}")
 
 
 def _load_shape(
@@ -298,18 +307,29 @@ def _load_shape(
     if rate is not None and concurrency is not None:
         raise typer.BadParameter("it is one or the other", param_hint="--rate, --concurrency")
     duration_s = _seconds("--duration", duration or DURATION_DEFAULT)
+    if duration_s <= 0:
+        raise typer.BadParameter("it must be above 0", param_hint="--duration")
     for option, text, loop in (("--rate", rate, Loop.OPEN), ("--concurrency", concurrency, Loop.CLOSED)):
         if text is not None:
-            shape = _read(option, lambda given: parse_shape(given, duration_s), text)
+            with _usage_of(option):
+                shape = parse_shape(text, duration_s)
             return loop, shape, shape.seconds
     if replay is None:
         raise typer.BadParameter("say how much: 100, for example", param_hint="--rate, --concurrency or --trace")
-    whole_s = _read("--trace", lambda _: arrivals_of(replay.rows, replay.speed), "")[-1] + LAST_ARRIVAL_S
+    with _usage_of("--trace"):
+        whole_s = arrivals_of(replay.rows, replay.speed)[-1] + LAST_ARRIVAL_S
     return Loop.OPEN, None, whole_s if duration is None else min(whole_s, duration_s)
 
 
-def _replay(trace: Path, speed: float, prices: list[str] | None) -> Replay:
-    rows = _read("--trace", lambda _: read_trace(trace), "")
+def _replay(trace: Path | None, speed: float, prices: list[str] | None, amounts: list[str] | None) -> Replay | None:
+    if trace is None:
+        if prices:
+            raise typer.BadParameter("it needs --trace", param_hint="--price")
+        return None
+    if amounts:
+        raise typer.BadParameter("amounts come from the trace, by --price", param_hint="--amount")
+    with _usage_of("--trace"):
+        rows = read_trace(trace)
     return Replay(trace.name, rows, speed, dict(_price(text) for text in prices or [PRICE_DEFAULT]))
 
 
@@ -330,20 +350,25 @@ def _percents(text: str) -> tuple[int, int]:
     return least, most
 
 
-def _units(session: Session, words: Iterable[str]) -> dict[str, int]:
+def _units(session: Session, option: str, words: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in words:
-        found |= parse_amounts([text], session.scale)
+        asset, units = parse_amount([text], session.scale)
+        if asset in found:
+            raise typer.BadParameter(f"{asset} is given twice", param_hint=option)
+        found[asset] = units
     return found
 
 
 def _seconds(option: str, text: str) -> float:
-    return 0.0 if text == "0" else _read(option, parse_seconds, text)
+    with _usage_of(option):
+        return parse_seconds(text)
 
 
-def _read(option: str, reader: Callable[[str], Value], text: str) -> Value:
-    """What a reader makes of an option; what is wrong with it is wrong usage."""
+@contextmanager
+def _usage_of(option: str) -> Iterator[None]:
+    """What is wrong with the text of an option is wrong usage."""
     try:
-        return reader(text)
+        yield
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from drawdown.load.assertions import Judged
+    from drawdown.load.document import Json
     from drawdown.load.result import Result
 
 CALL_COLORS: Final = {
@@ -43,8 +44,9 @@ def page(result: Result, judged: Sequence[Judged]) -> str:
         load=escape(f"{load(result)}; {told['requests']}."),
         tiles="".join(_tiles(result)),
         warnings="".join(f'<p class="warning">{escape(warning)}</p>' for warning in result.warnings),
+        verdicts=_verdicts(checks),
         plots="".join(_plots(result)),
-        tables="".join(_tables(result, checks)),
+        tables="".join(_tables(result)),
         version=escape(versions()["drawdown"]),
     )
 
@@ -145,21 +147,31 @@ def _last(times: Sequence[float]) -> float:
     return times[-1] if len(times) > 1 else 1.0
 
 
-def _tables(result: Result, checks: Sequence[tuple[bool, str]]) -> Iterator[str]:
-    yield "<h2>Verdict</h2>"
+def _verdicts(checks: Sequence[tuple[bool, str]]) -> str:
     rows = "".join(
         f'<tr><td class="text {(word := "holds" if holds else "fails")}">{word}</td>'
         f'<td class="text wide" style="width:100%">{escape(text)}</td></tr>'
         for holds, text in checks
     )
-    yield f'<div class="box"><table>{rows}</table></div>'
+    return f'<div class="box"><table>{rows}</table></div>' if checks else ""
+
+
+def _tables(result: Result) -> Iterator[str]:
     for table in tables(result):
-        yield f"<h2>{escape(table.title.capitalize() if table.title.islower() else table.title)}</h2>{_table(table)}"
-    told = facts(result)
-    run = [("generator", told["generator"])]
-    for name, value in (*settings(result).items(), *versions().items()):
-        run.append((name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
-    yield "<h2>Settings and versions</h2>" + _table(Table("", ["SETTING", "VALUE"], run, 2))
+        yield f"<h2>{escape(table.title[0].upper() + table.title[1:])}</h2>{_table(table)}"
+    told = {"generator": facts(result)["generator"], **settings(result), **versions()}
+    rows = [[name, _setting(value)] for name, value in told.items() if value is not None]
+    yield "<h2>Settings and versions</h2>" + _table(Table("", ["SETTING", "VALUE"], rows, 2))
+
+
+def _setting(value: Json) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{key} {_setting(item)}" for key, item in value.items())
+        case list():
+            return " .. ".join(map(_setting, value))  # the only lists are ranges
+        case _:
+            return str(value)
 
 
 def _table(table: Table) -> str:

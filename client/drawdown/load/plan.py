@@ -1,7 +1,7 @@
 """What a run will do: every request drawn beforehand, from one seed.
 
 The same plan gives the same requests at the same times however many processes share them: each process draws all of
-them (about two microseconds each) and sends its own.
+them (a few microseconds each) and sends its own.
 """
 
 from __future__ import annotations
