@@ -27,6 +27,7 @@ from drawdown.v1 import (
     balance_service_pb2,
     cap_service_pb2,
     grant_service_pb2,
+    key_service_pb2,
     ledger_service_pb2,
     types_pb2,
     wallet_service_pb2,
@@ -46,6 +47,7 @@ SERVICES = tuple(
         (balance_service_pb2, "BalanceService"),
         (cap_service_pb2, "CapService"),
         (grant_service_pb2, "GrantService"),
+        (key_service_pb2, "KeyService"),
         (ledger_service_pb2, "LedgerService"),
         (wallet_service_pb2, "WalletService"),
     )

@@ -17,6 +17,7 @@ from drawdown._enums import (
     GrantSource,
     HoldState,
     OveragePolicy,
+    Scope,
     WalletState,
 )
 from drawdown._exceptions import (
@@ -42,6 +43,7 @@ from drawdown._exceptions import (
     Violation,
 )
 from drawdown._hold import AsyncHoldContext, HoldContext
+from drawdown._keys import ApiKey, ApiKeyResult, ApiKeySecret, WalletToken
 from drawdown._sync import Client
 from drawdown._types import (
     Amount,
@@ -77,6 +79,9 @@ __all__ = [
     "USE_CLIENT_DEFAULT",
     "AlreadyExistsError",
     "Amount",
+    "ApiKey",
+    "ApiKeyResult",
+    "ApiKeySecret",
     "Asset",
     "AsyncClient",
     "AsyncHoldContext",
@@ -124,6 +129,7 @@ __all__ = [
     "RateLimitedError",
     "RefundResult",
     "ReleaseResult",
+    "Scope",
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
@@ -132,6 +138,7 @@ __all__ = [
     "WalletBalance",
     "WalletCaps",
     "WalletState",
+    "WalletToken",
     "format_amount",
     "format_units",
     "tls_credentials",

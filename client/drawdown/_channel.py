@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -14,6 +17,11 @@ import grpc
 
 if TYPE_CHECKING:
     from os import PathLike
+
+API_KEY_ENVIRONMENT: Final = "DRAWDOWN_API_KEY"
+
+_API_KEY: Final = re.compile(r"[!-~]+")
+"""What a header can carry."""
 
 TARGET_DEFAULT: Final = "127.0.0.1:50051"
 """Where `make run` serves."""
@@ -130,9 +138,30 @@ class Settings:
 
     @classmethod
     def of(
-        cls, target: str, timeout_s: float, credentials: grpc.ChannelCredentials | None, metadata: Metadata
+        cls,
+        target: str,
+        timeout_s: float,
+        credentials: grpc.ChannelCredentials | None,
+        metadata: Metadata,
+        *,
+        api_key: str | None = None,
+        plaintext_api_key: bool = False,
     ) -> Settings:
         """Checked settings."""
+        names_a_caller = any(name == "authorization" for name, _ in metadata)
+        if api_key and names_a_caller:
+            raise ValueError("api_key and an authorization in the metadata: give one of them")
+        if api_key is None and not names_a_caller:
+            api_key = os.environ.get(API_KEY_ENVIRONMENT, "")
+        if api_key:
+            if not _API_KEY.fullmatch(api_key):
+                raise ValueError("an API key has no spaces and no line breaks")  # it is not repeated: it is secret
+            if credentials is None and not plaintext_api_key and not is_local(target):
+                raise ValueError(
+                    f"an API key would go to {target} in plain text, to be read on the way: give TLS credentials, or "
+                    "say plaintext_api_key=True if something else protects that way"
+                )
+            metadata = [*metadata, ("authorization", f"Bearer {api_key}")]
         return cls(target, _checked(timeout_s), credentials, tuple(metadata))
 
     def timeout(self, timeout_s: Timeout) -> float:
@@ -142,6 +171,27 @@ class Settings:
     def timeout_waiting(self, timeout_s: Timeout, wait_s: float | None) -> Timeout:
         """The deadline of a call for which the server may wait: the client's own begins after that."""
         return self.timeout_s + max(0, wait_s or 0) if timeout_s is USE_CLIENT_DEFAULT else timeout_s
+
+
+def is_local(target: str) -> bool:
+    """Whether all addresses of a gRPC target are certainly of this machine."""
+    scheme, _, rest = target.partition(":")
+    if scheme in {"unix", "unix-abstract"}:
+        return True
+    addresses = rest.rpartition("/")[2] if scheme in {"dns", "ipv4", "ipv6"} else target
+    return all(_is_loopback(address) for address in addresses.split(","))
+
+
+def _is_loopback(address: str) -> bool:
+    bare = address.count(":") > 1 and not address.startswith("[")  # an IPv6 address without a port
+    host = address if bare else address.rpartition(":")[0] or address
+    host = host.strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, which may be anywhere
 
 
 def _checked(timeout_s: float | ClientDefault) -> float:

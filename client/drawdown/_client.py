@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from drawdown import _requests, _responses, _rpcs
+from drawdown import _keys, _requests, _responses, _rpcs
 from drawdown._channel import (
     CHANNEL_OPTIONS,
     CLOSED,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from drawdown._enums import Scope
+    from drawdown._keys import ApiKey, ApiKeyResult, WalletToken
     from drawdown._rpcs import Rpc
     from drawdown._types import (
         Amounts,
@@ -84,7 +86,13 @@ class AsyncClient:
         target: ``host:port``, or any gRPC target such as ``dns:///drawdown:50051``; calls go round all its addresses.
         timeout_s: Deadline of each call in seconds, its retries included. A call can set its own.
         credentials: For TLS, from ``drawdown.tls_credentials(...)``. None means plaintext.
-        metadata: Sent with every call, e.g. ``[("authorization", "Bearer ...")]``.
+        api_key: What says who you are, ``ddk_...``, or a wallet token. None: that of the environment's
+            ``DRAWDOWN_API_KEY``, if there is one; ``""``: none.
+        plaintext_api_key: Send it without TLS to another machine all the same, because something else protects the way.
+        metadata: Sent with every call, e.g. ``[("x-request-source", "gateway-3")]``.
+
+    Raises:
+        ValueError: A setting breaks its rule; among others, an API key would go to another machine in plain text.
     """
 
     def __init__(
@@ -93,9 +101,13 @@ class AsyncClient:
         *,
         timeout_s: float = TIMEOUT_S_DEFAULT,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
+        plaintext_api_key: bool = False,
         metadata: Metadata = (),
     ) -> None:
-        self._settings = Settings.of(target, timeout_s, credentials, metadata)
+        self._settings = Settings.of(
+            target, timeout_s, credentials, metadata, api_key=api_key, plaintext_api_key=plaintext_api_key
+        )
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
         self._closed = False
@@ -639,6 +651,74 @@ class AsyncClient:
                 timeout_s=timeout_s,
             )
         )
+
+    async def create_api_key(
+        self,
+        *,
+        key_id: str,
+        scopes: Iterable[Scope],
+        display_name: str = "",
+        expire_time: datetime | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> ApiKeyResult:
+        """Creates an API key. Its secret is in this answer and nowhere else: who lost the answer rotates the key.
+
+        Args:
+            key_id: Your id for it. The same content again gives the same key, without the secret.
+            scopes: What it may do; none that these credentials lack.
+            display_name: A name for people.
+            expire_time: It counts no more from then on. None: it does not expire.
+            timeout_s: Deadline of this call in seconds.
+        """
+        request = _keys.create_api_key(key_id=key_id, scopes=scopes, display_name=display_name, expire_time=expire_time)
+        return await self._call(_rpcs.CREATE_API_KEY, request, timeout_s)
+
+    async def list_api_keys(
+        self, *, page_size: int = 0, page_token: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Page[ApiKey]:
+        """One page of the API keys, by id, those that ended too; 1 .. 1000 per page, 0 means 100."""
+        request = _keys.list_api_keys(page_size=page_size, page_token=page_token)
+        return await self._call(_rpcs.LIST_API_KEYS, request, timeout_s)
+
+    def iter_api_keys(self, *, page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> AsyncIterator[ApiKey]:
+        """All API keys, page by page; ``timeout_s`` is per page."""
+        return _items(lambda token: self.list_api_keys(page_size=page_size, page_token=token, timeout_s=timeout_s))
+
+    async def rotate_api_key(
+        self,
+        *,
+        key_id: str,
+        rotation_id: str,
+        overlap_s: float | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> ApiKeyResult:
+        """Gives a key another secret, told in this answer alone.
+
+        Args:
+            key_id: The key.
+            rotation_id: Your id for this rotation: the same again changes nothing, and tells no secret.
+            overlap_s: How long the secrets before it go on, 0 .. 2,592,000 (30 days). None: 1 day.
+            timeout_s: Deadline of this call in seconds.
+        """
+        request = _keys.rotate_api_key(key_id=key_id, rotation_id=rotation_id, overlap_s=overlap_s)
+        return await self._call(_rpcs.ROTATE_API_KEY, request, timeout_s)
+
+    async def revoke_api_key(self, *, key_id: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> ApiKey:
+        """Ends a key for ever, within seconds on every server. Revoking a revoked key is no error."""
+        return await self._call(_rpcs.REVOKE_API_KEY, _keys.revoke_api_key(key_id=key_id), timeout_s)
+
+    async def create_wallet_token(
+        self, *, wallet_id: str, ttl_s: float | None = None, timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> WalletToken:
+        """Makes a token that can read the balance of one wallet and nothing else, for a front end.
+
+        Args:
+            wallet_id: The wallet.
+            ttl_s: Seconds until it ends, 1 .. 86,400: it cannot be revoked. None: 15 minutes.
+            timeout_s: Deadline of this call in seconds.
+        """
+        request = _keys.create_wallet_token(wallet_id=wallet_id, ttl_s=ttl_s)
+        return await self._call(_rpcs.CREATE_WALLET_TOKEN, request, timeout_s)
 
     # --- one call ---
 

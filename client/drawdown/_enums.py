@@ -109,3 +109,14 @@ class CapMode(StrEnum):
     UNSPECIFIED = "UNSPECIFIED"
     ENFORCE = "ENFORCE"
     OBSERVE = "OBSERVE"
+
+
+class Scope(StrEnum):
+    """What a credential may do; no scope contains another."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    AUTHORIZE = "AUTHORIZE"
+    READ = "READ"
+    WALLETS = "WALLETS"
+    FUNDS = "FUNDS"
+    ADMIN = "ADMIN"

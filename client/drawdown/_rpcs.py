@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from drawdown import _responses
+from drawdown import _keys, _responses
 from drawdown._exceptions import InternalError
 from drawdown.v1 import (
     asset_service_pb2,
@@ -16,6 +16,7 @@ from drawdown.v1 import (
     balance_service_pb2,
     cap_service_pb2,
     grant_service_pb2,
+    key_service_pb2,
     ledger_service_pb2,
     wallet_service_pb2,
 )
@@ -23,6 +24,7 @@ from drawdown.v1 import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from drawdown._keys import ApiKey, ApiKeyResult, WalletToken
     from drawdown._types import (
         Asset,
         Balance,
@@ -246,6 +248,36 @@ LIST_ENTRIES: Final[Rpc[ledger_service_pb2.ListEntriesRequest, Page[Entry]]] = _
     ledger_service_pb2.ListEntriesRequest,
     ledger_service_pb2.ListEntriesResponse,
     _responses.list_entries,
+)
+CREATE_API_KEY: Final[Rpc[key_service_pb2.CreateApiKeyRequest, ApiKeyResult]] = _rpc(
+    "KeyService/CreateApiKey",
+    key_service_pb2.CreateApiKeyRequest,
+    key_service_pb2.CreateApiKeyResponse,
+    _keys.read_key_result,
+)
+LIST_API_KEYS: Final[Rpc[key_service_pb2.ListApiKeysRequest, Page[ApiKey]]] = _rpc(
+    "KeyService/ListApiKeys",
+    key_service_pb2.ListApiKeysRequest,
+    key_service_pb2.ListApiKeysResponse,
+    _keys.read_keys,
+)
+ROTATE_API_KEY: Final[Rpc[key_service_pb2.RotateApiKeyRequest, ApiKeyResult]] = _rpc(
+    "KeyService/RotateApiKey",
+    key_service_pb2.RotateApiKeyRequest,
+    key_service_pb2.RotateApiKeyResponse,
+    _keys.read_key_result,
+)
+REVOKE_API_KEY: Final[Rpc[key_service_pb2.RevokeApiKeyRequest, ApiKey]] = _rpc(
+    "KeyService/RevokeApiKey",
+    key_service_pb2.RevokeApiKeyRequest,
+    key_service_pb2.RevokeApiKeyResponse,
+    _keys.read_key,
+)
+CREATE_WALLET_TOKEN: Final[Rpc[key_service_pb2.CreateWalletTokenRequest, WalletToken]] = _rpc(
+    "KeyService/CreateWalletToken",
+    key_service_pb2.CreateWalletTokenRequest,
+    key_service_pb2.CreateWalletTokenResponse,
+    _keys.read_wallet_token,
 )
 ALL: Final = tuple(value for value in list(globals().values()) if isinstance(value, Rpc))
 """For opening a channel, and for the test that no method of the API is missing."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from drawdown import _requests, _responses, _rpcs
+from drawdown import _keys, _requests, _responses, _rpcs
 from drawdown._channel import (
     CHANNEL_OPTIONS,
     CLOSED,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from drawdown._enums import Scope
+    from drawdown._keys import ApiKey, ApiKeyResult, WalletToken
     from drawdown._rpcs import Rpc
     from drawdown._types import (
         Amounts,
@@ -85,9 +87,13 @@ class Client:
         *,
         timeout_s: float = TIMEOUT_S_DEFAULT,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
+        plaintext_api_key: bool = False,
         metadata: Metadata = (),
     ) -> None:
-        self._settings = Settings.of(target, timeout_s, credentials, metadata)
+        self._settings = Settings.of(
+            target, timeout_s, credentials, metadata, api_key=api_key, plaintext_api_key=plaintext_api_key
+        )
         self._channel: grpc.Channel | None = None
         self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
         self._closed = False
@@ -570,6 +576,53 @@ class Client:
                 timeout_s=timeout_s,
             )
         )
+
+    def create_api_key(
+        self,
+        *,
+        key_id: str,
+        scopes: Iterable[Scope],
+        display_name: str = "",
+        expire_time: datetime | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> ApiKeyResult:
+        """Creates an API key. Its secret is in this answer and nowhere else: who lost the answer rotates the key."""
+        request = _keys.create_api_key(key_id=key_id, scopes=scopes, display_name=display_name, expire_time=expire_time)
+        return self._call(_rpcs.CREATE_API_KEY, request, timeout_s)
+
+    def list_api_keys(
+        self, *, page_size: int = 0, page_token: str = "", timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> Page[ApiKey]:
+        """One page of the API keys, by id, those that ended too; 1 .. 1000 per page, 0 means 100."""
+        request = _keys.list_api_keys(page_size=page_size, page_token=page_token)
+        return self._call(_rpcs.LIST_API_KEYS, request, timeout_s)
+
+    def iter_api_keys(self, *, page_size: int = 0, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> Iterator[ApiKey]:
+        """All API keys, page by page; ``timeout_s`` is per page."""
+        return _items(lambda token: self.list_api_keys(page_size=page_size, page_token=token, timeout_s=timeout_s))
+
+    def rotate_api_key(
+        self,
+        *,
+        key_id: str,
+        rotation_id: str,
+        overlap_s: float | None = None,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> ApiKeyResult:
+        """Gives a key another secret, told in this answer alone."""
+        request = _keys.rotate_api_key(key_id=key_id, rotation_id=rotation_id, overlap_s=overlap_s)
+        return self._call(_rpcs.ROTATE_API_KEY, request, timeout_s)
+
+    def revoke_api_key(self, *, key_id: str, timeout_s: Timeout = USE_CLIENT_DEFAULT) -> ApiKey:
+        """Ends a key for ever, within seconds on every server. Revoking a revoked key is no error."""
+        return self._call(_rpcs.REVOKE_API_KEY, _keys.revoke_api_key(key_id=key_id), timeout_s)
+
+    def create_wallet_token(
+        self, *, wallet_id: str, ttl_s: float | None = None, timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> WalletToken:
+        """Makes a token that can read the balance of one wallet and nothing else, for a front end."""
+        request = _keys.create_wallet_token(wallet_id=wallet_id, ttl_s=ttl_s)
+        return self._call(_rpcs.CREATE_WALLET_TOKEN, request, timeout_s)
 
     # --- one call ---
 

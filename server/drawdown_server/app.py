@@ -14,22 +14,6 @@ import structlog
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection
 
-from drawdown.v1 import (
-    asset_service_pb2,
-    asset_service_pb2_grpc,
-    authorization_service_pb2,
-    authorization_service_pb2_grpc,
-    balance_service_pb2,
-    balance_service_pb2_grpc,
-    cap_service_pb2,
-    cap_service_pb2_grpc,
-    grant_service_pb2,
-    grant_service_pb2_grpc,
-    ledger_service_pb2,
-    ledger_service_pb2_grpc,
-    wallet_service_pb2,
-    wallet_service_pb2_grpc,
-)
 from drawdown_server.background import run_background, run_backlog, run_flusher
 from drawdown_server.config import token_secrets
 from drawdown_server.errors import ConfigurationError
@@ -55,8 +39,10 @@ from drawdown_server.rpc.draining import end_calls
 from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.health import Health
 from drawdown_server.rpc.interceptor import CallInterceptor
+from drawdown_server.rpc.keys import KeyService
 from drawdown_server.rpc.ledger import LedgerService
 from drawdown_server.rpc.ports import bind
+from drawdown_server.rpc.services import Services, service_names
 from drawdown_server.rpc.tls import open_certificate
 from drawdown_server.rpc.transport import server_options
 from drawdown_server.rpc.wallets import BalanceService, WalletService
@@ -68,6 +54,7 @@ from drawdown_server.telemetry.otlp import open_exporters
 from drawdown_server.wallets.admin import WalletAdmin
 from drawdown_server.wallets.assets import AssetRegistry
 from drawdown_server.wallets.changes import ChangeApplier
+from drawdown_server.wallets.keys import KeyAdmin
 from drawdown_server.wallets.loader import WalletLoader
 
 if TYPE_CHECKING:
@@ -75,6 +62,7 @@ if TYPE_CHECKING:
 
     from drawdown_server.config import Config
     from drawdown_server.identity.credentials import Credentials
+    from drawdown_server.identity.startup import Secrets
     from drawdown_server.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
@@ -161,6 +149,7 @@ def build_server(
     config: Config,
     stores: Stores,
     changes: ChangeApplier,
+    secrets: Secrets | None,
     calls: CallInterceptor,
     health: Health,
     *,
@@ -189,18 +178,18 @@ def build_server(
             connections_max=config.connections_max, connection_age_s=config.connection_age_s, shares_ports=shares_ports
         ),
     )
-    authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
-        AuthorizationService(stores.holds, stores.ledger, assets, limits, token_keys(config), stores.confirmations),
-        server,
-    )
-    asset_service_pb2_grpc.add_AssetServiceServicer_to_server(AssetService(admin, stores.ledger), server)
-    wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletService(admin, stores.ledger), server)
-    grant_service_pb2_grpc.add_GrantServiceServicer_to_server(
-        GrantService(admin, stores.ledger, stores.holds.now_ms), server
-    )
-    cap_service_pb2_grpc.add_CapServiceServicer_to_server(CapService(admin, stores.holds), server)
-    balance_service_pb2_grpc.add_BalanceServiceServicer_to_server(BalanceService(stores.holds, assets), server)
-    ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(stores.ledger), server)
+    Services(
+        authorization=AuthorizationService(
+            stores.holds, stores.ledger, assets, limits, token_keys(config), stores.confirmations
+        ),
+        assets=AssetService(admin, stores.ledger),
+        wallets=WalletService(admin, stores.ledger),
+        grants=GrantService(admin, stores.ledger, stores.holds.now_ms),
+        caps=CapService(admin, stores.holds),
+        balances=BalanceService(stores.holds, assets),
+        ledger=LedgerService(stores.ledger),
+        keys=KeyService(KeyAdmin(stores.ledger, secrets)),
+    ).add_to(server)
     health.add_to(server)
     if config.reflection:
         reflection.enable_server_reflection([*service_names(), reflection.SERVICE_NAME, HEALTH_SERVICE], server)
@@ -216,22 +205,6 @@ def token_keys(config: Config) -> TokenKeys:
             change="set DRAWDOWN_HOLD_TOKEN_KEYS; drawdown-server new-token-key prints a key",
         )
     return TokenKeys(token_secrets(config.hold_token_keys))
-
-
-def service_names() -> list[str]:
-    """The full names of our own services."""
-    return [
-        file.DESCRIPTOR.services_by_name[name].full_name
-        for file, name in (
-            (authorization_service_pb2, "AuthorizationService"),
-            (asset_service_pb2, "AssetService"),
-            (wallet_service_pb2, "WalletService"),
-            (grant_service_pb2, "GrantService"),
-            (balance_service_pb2, "BalanceService"),
-            (cap_service_pb2, "CapService"),
-            (ledger_service_pb2, "LedgerService"),
-        )
-    ]
 
 
 def build_calls(config: Config, credentials: Credentials, metrics: Metrics, tracing: Tracing) -> CallInterceptor:
@@ -279,7 +252,9 @@ async def serve(
         identity = await open_identity(config, stores.ledger)
         calls = build_calls(config, identity.credentials, metrics, tracing)
         health = Health(service_names())
-        server = build_server(config, stores, changes, calls, health, shares_ports=is_replaced is not None)
+        server = build_server(
+            config, stores, changes, identity.secrets, calls, health, shares_ports=is_replaced is not None
+        )
         port = bind(server, config, certificate)
         admin = await opened.enter_async_context(AsyncExitStack())
         await admin.enter_async_context(

@@ -20,6 +20,7 @@ from drawdown.v1 import (
     balance_service_pb2,
     cap_service_pb2,
     grant_service_pb2,
+    key_service_pb2,
     ledger_service_pb2,
     types_pb2,
     wallet_service_pb2,
@@ -44,6 +45,7 @@ SERVICE_FILES: Final = (
     balance_service_pb2,
     cap_service_pb2,
     grant_service_pb2,
+    key_service_pb2,
     ledger_service_pb2,
     wallet_service_pb2,
 )
@@ -126,8 +128,10 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         lambda w: [cap_pb.SetCapRequest(**cap(w), limit_units=9, mode=types_pb2.CAP_MODE_ENFORCE)],
     ),
 }
-WITHOUT_A_WALLET: Final = {"CreateAsset"}
-"""Mutations of the tenant as a whole; ``test_duplicates`` has a test of its own for them."""
+WITHOUT_A_WALLET: Final = {"CreateAsset", "CreateApiKey", "RotateApiKey", "RevokeApiKey"}
+"""Mutations of the tenant as a whole; ``test_duplicates`` and ``test_rpc_keys`` have tests of their own for them."""
+STORES_NOTHING: Final = {"CreateWalletToken"}
+"""Neither reads by its name nor changes anything."""
 
 
 def methods() -> dict[str, MethodDescriptor]:

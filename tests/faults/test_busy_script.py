@@ -12,12 +12,12 @@ from grpc_health.v1 import health_pb2
 from redis.exceptions import RedisError
 
 from drawdown.v1 import authorization_service_pb2 as pb
-from drawdown_server.app import service_names
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.startup import open_client
 from drawdown_server.rpc.health import LIVENESS
+from drawdown_server.rpc.services import service_names
 from integration.server import authorize_request, commit_request, run_server, settings, until
 
 if TYPE_CHECKING:

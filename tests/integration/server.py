@@ -29,6 +29,7 @@ from drawdown.v1 import (
     balance_service_pb2_grpc,
     cap_service_pb2_grpc,
     grant_service_pb2_grpc,
+    key_service_pb2_grpc,
     ledger_service_pb2_grpc,
     types_pb2,
     wallet_service_pb2_grpc,
@@ -99,6 +100,7 @@ class Rpc:
             balance_service_pb2_grpc.BalanceServiceStub(channel),
             cap_service_pb2_grpc.CapServiceStub(channel),
             ledger_service_pb2_grpc.LedgerServiceStub(channel),
+            key_service_pb2_grpc.KeyServiceStub(channel),
         )
 
     def method(self, name: str) -> Any:  # noqa: ANN401 - grpc.aio's callables have no common type

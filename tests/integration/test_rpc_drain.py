@@ -13,10 +13,10 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from drawdown.v1 import authorization_service_pb2 as pb
-from drawdown_server.app import service_names
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
 from drawdown_server.rpc.health import LIVENESS
+from drawdown_server.rpc.services import service_names
 from faults.processes import Program, program
 from integration.audit import open_audit
 from integration.server import Rpc, authorize_request, open_channel, run_server, until

@@ -18,6 +18,7 @@ from drawdown.v1 import (
     balance_service_pb2,
     cap_service_pb2,
     grant_service_pb2,
+    key_service_pb2,
     ledger_service_pb2,
     types_pb2,
     wallet_service_pb2,
@@ -323,6 +324,19 @@ ONE_CALL = [
         authorization_service_pb2.ForceReleaseResponse(),
         "ReleaseResult",
     ),
+    (
+        "rotate_api_key",
+        {"key_id": "k", "rotation_id": "r", "overlap_s": None},
+        key_service_pb2.RotateApiKeyResponse(key=types_pb2.ApiKey(secrets=[types_pb2.ApiKeySecret()])),
+        "ApiKeyResult",
+    ),
+    ("revoke_api_key", {"key_id": "k"}, key_service_pb2.RevokeApiKeyResponse(), "ApiKey"),
+    (
+        "create_wallet_token",
+        {"wallet_id": "a", "ttl_s": None},
+        key_service_pb2.CreateWalletTokenResponse(),
+        "WalletToken",
+    ),
     ("get_grant", {"wallet_id": "a", "grant_id": "g"}, grant_service_pb2.GetGrantResponse(), "Grant"),
     ("get_hold", {"wallet_id": "a", "hold_id": "h"}, authorization_service_pb2.GetHoldResponse(), "Hold"),
     (
@@ -343,12 +357,13 @@ async def test_arguments_are_the_fields_of_the_request(
     assert type(await call(method, **arguments)).__name__ == kind
     [arrived] = fake.calls(rpc)
     for name, value in arguments.items():
-        sent = getattr(arrived.request, name)
+        field = name.removesuffix("_s")  # a Duration carries its unit
+        sent = getattr(arrived.request, field)
         if isinstance(value, drawdown.CapWindow | drawdown.CapMode):
             names = types_pb2.CapWindow if isinstance(value, drawdown.CapWindow) else types_pb2.CapMode
             assert names.Name(sent).endswith(value)
         elif value is None:
-            assert not arrived.request.HasField(name)
+            assert not arrived.request.HasField(field)
         else:
             assert (list(sent) if isinstance(value, list) else sent) == value
 

@@ -88,6 +88,7 @@ def test_error_reasons_are_those_of_the_proto() -> None:
         (drawdown.EntryKind, types_pb2.EntryKind, "ENTRY_KIND_"),
         (drawdown.CapWindow, types_pb2.CapWindow, "CAP_WINDOW_"),
         (drawdown.CapMode, types_pb2.CapMode, "CAP_MODE_"),
+        (drawdown.Scope, types_pb2.Scope, "SCOPE_"),
     ],
 )
 def test_enums_are_those_of_the_protos(kind: type, wrapper: object, prefix: str) -> None:

@@ -1,6 +1,19 @@
 """The command line ``drawdown``: one module per noun, all through the public client."""
 
-from drawdown.cli import assets, authorize, balances, caps, entries, grants, holds, load, settle, wallet_view, wallets
+from drawdown.cli import (
+    assets,
+    authorize,
+    balances,
+    caps,
+    entries,
+    grants,
+    holds,
+    keys,
+    load,
+    settle,
+    wallet_view,
+    wallets,
+)
 from drawdown.cli.session import app
 
 __all__ = ["app"]
@@ -11,6 +24,7 @@ wallet_view.register(wallets.app)
 app.add_typer(grants.app, name="grant")
 app.add_typer(caps.app, name="cap")
 app.add_typer(holds.app, name="hold")
+app.add_typer(keys.app, name="key")
 balances.register(app)
 authorize.register(app)
 settle.register(app)

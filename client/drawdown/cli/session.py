@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, ParamSpec, cast
@@ -21,6 +21,7 @@ from drawdown import (
     DrawdownError,
     InvalidRequestError,
     NotFoundError,
+    UnauthenticatedError,
     UnavailableError,
     tls_credentials,
 )
@@ -46,7 +47,7 @@ be left out.
 
 Exit codes: 0 done or approved, 1 error, 2 wrong usage, 3 denied.
 
---target, --timeout and --json may stand before or after the command, the options of TLS before it.
+--target, --timeout and --json may stand before or after the command, the others before it.
 """
 
 TARGET_ENVIRONMENT: Final = "DRAWDOWN_TARGET"
@@ -75,6 +76,18 @@ ClientCertificate = Annotated[
 ]
 ClientKey = Annotated[
     Path | None, typer.Option("--client-key", envvar="DRAWDOWN_CLIENT_KEY", help="PEM file of its private key.")
+]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key", envvar="DRAWDOWN_API_KEY", help="What says who you are: ddk_..."),
+]
+PlaintextApiKey = Annotated[
+    bool,
+    typer.Option(
+        "--plaintext-api-key",
+        envvar="DRAWDOWN_PLAINTEXT_API_KEY",
+        help="Send it without TLS to another machine all the same.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine output: units as integers, amounts as decimal texts.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most rows.")]
@@ -129,6 +142,8 @@ class Options:
     timeout_s: float | None = None
     json: bool = False
     tls: Tls = Tls()
+    api_key: str | None = None
+    plaintext_api_key: bool = False
 
 
 class Session:
@@ -149,9 +164,13 @@ class Session:
                 self.options.target or TARGET_DEFAULT,
                 timeout_s=TIMEOUT_S_DEFAULT if timeout_s is None else timeout_s,
                 credentials=credentials,
+                api_key=self.options.api_key,
+                plaintext_api_key=self.options.plaintext_api_key,
             )
         except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--timeout") from error
+            hint = "--timeout" if "timeout" in str(error) else "--api-key"
+            message = str(error).replace("plaintext_api_key=True", "--plaintext-api-key")
+            raise typer.BadParameter(message.replace("TLS credentials", "--tls"), param_hint=hint) from error
 
     def close(self) -> None:
         """Closes the client, if there is one."""
@@ -196,8 +215,12 @@ def _root(
     tls_ca: TlsCa = None,
     client_certificate: ClientCertificate = None,
     client_key: ClientKey = None,
+    api_key: ApiKeyOption = None,
+    plaintext_api_key: PlaintextApiKey = False,
 ) -> None:
-    ctx.obj = Options(target, timeout, as_json, Tls(tls, tls_ca, client_certificate, client_key))
+    ctx.obj = Options(
+        target, timeout, as_json, Tls(tls, tls_ca, client_certificate, client_key), api_key, plaintext_api_key
+    )
 
 
 def _parameter(name: str, annotation: object, default: object = inspect.Parameter.empty) -> inspect.Parameter:
@@ -227,11 +250,11 @@ def command(
         ) -> None:
             given = cast("Options", ctx.find_root().obj)
             session = Session(
-                Options(
+                replace(
+                    given,
                     target=given.target if target is None else target,
                     timeout_s=given.timeout_s if timeout is None else timeout,
                     json=given.json or as_json,
-                    tls=given.tls,
                 )
             )
             try:
@@ -274,6 +297,8 @@ def _fail(error: DrawdownError, session: Session) -> NoReturn:
         if isinstance(error, UnavailableError) and not error.reason:  # gRPC's own: nobody answered at that address
             message = f"cannot reach {options.target or TARGET_DEFAULT}: {message}"
         hint = f"; it may have happened: to repeat the same call, add {repeat_with}" if repeat_with else ""
+        if isinstance(error, UnauthenticatedError):
+            hint = "; give an API key with --api-key or DRAWDOWN_API_KEY"
         sys.stderr.write(f"error: {' '.join(message.split())}{hint}\n")
     raise typer.Exit(EXIT_ERROR)
 

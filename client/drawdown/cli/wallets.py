@@ -7,7 +7,7 @@ import typer
 from drawdown import Wallet
 from drawdown.cli.output import first, labels, time
 from drawdown.cli.session import LIMIT_DEFAULT, Limit, Session, command, noun
-from drawdown.cli.values import AmountArgument, LabelsOption, parse_amount, parse_labels
+from drawdown.cli.values import AmountArgument, LabelsOption, parse_amount, parse_duration, parse_labels
 
 app = noun("Wallets: one customer's prepaid balance each.")
 
@@ -71,6 +71,21 @@ def overdraft(session: Session, wallet_id: WalletArgument, limit: AmountArgument
         session.out.json(balance, wallet_id=wallet_id)
     else:
         session.out.balances([balance])
+
+
+@command(app, "token")
+def token(
+    session: Session,
+    wallet_id: WalletArgument,
+    *,
+    ttl: Annotated[str | None, typer.Option("--ttl", help="How long it counts, 90s or 2h. [default: 15m]")] = None,
+) -> None:
+    """Makes a token that can read the balance of this wallet and nothing else, and prints it alone."""
+    made = session.client.create_wallet_token(wallet_id=wallet_id, ttl_s=None if ttl is None else parse_duration(ttl))
+    if session.out.as_json:
+        session.out.json(made)
+    else:
+        session.out.line(made.token)
 
 
 @command(app, "list")

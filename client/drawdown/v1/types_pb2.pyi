@@ -71,6 +71,15 @@ class CapMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAP_MODE_UNSPECIFIED: _ClassVar[CapMode]
     CAP_MODE_ENFORCE: _ClassVar[CapMode]
     CAP_MODE_OBSERVE: _ClassVar[CapMode]
+
+class Scope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SCOPE_UNSPECIFIED: _ClassVar[Scope]
+    SCOPE_AUTHORIZE: _ClassVar[Scope]
+    SCOPE_READ: _ClassVar[Scope]
+    SCOPE_WALLETS: _ClassVar[Scope]
+    SCOPE_FUNDS: _ClassVar[Scope]
+    SCOPE_ADMIN: _ClassVar[Scope]
 WALLET_STATE_UNSPECIFIED: WalletState
 WALLET_STATE_ACTIVE: WalletState
 WALLET_STATE_FROZEN: WalletState
@@ -112,6 +121,12 @@ CAP_WINDOW_LIFETIME: CapWindow
 CAP_MODE_UNSPECIFIED: CapMode
 CAP_MODE_ENFORCE: CapMode
 CAP_MODE_OBSERVE: CapMode
+SCOPE_UNSPECIFIED: Scope
+SCOPE_AUTHORIZE: Scope
+SCOPE_READ: Scope
+SCOPE_WALLETS: Scope
+SCOPE_FUNDS: Scope
+SCOPE_ADMIN: Scope
 
 class Amount(_message.Message):
     __slots__ = ("asset", "units", "min_units")
@@ -362,3 +377,31 @@ class CapStatus(_message.Message):
     cap_subject: str
     mode: CapMode
     def __init__(self, subject: _Optional[str] = ..., asset: _Optional[str] = ..., window: _Optional[_Union[CapWindow, str]] = ..., limit_units: _Optional[int] = ..., used_units: _Optional[int] = ..., reset_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., cap_subject: _Optional[str] = ..., mode: _Optional[_Union[CapMode, str]] = ...) -> None: ...
+
+class ApiKey(_message.Message):
+    __slots__ = ("key_id", "display_name", "scopes", "create_time", "expire_time", "revoke_time", "secrets")
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REVOKE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
+    key_id: str
+    display_name: str
+    scopes: _containers.RepeatedScalarFieldContainer[Scope]
+    create_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    revoke_time: _timestamp_pb2.Timestamp
+    secrets: _containers.RepeatedCompositeFieldContainer[ApiKeySecret]
+    def __init__(self, key_id: _Optional[str] = ..., display_name: _Optional[str] = ..., scopes: _Optional[_Iterable[_Union[Scope, str]]] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., revoke_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., secrets: _Optional[_Iterable[_Union[ApiKeySecret, _Mapping]]] = ...) -> None: ...
+
+class ApiKeySecret(_message.Message):
+    __slots__ = ("secret_id", "create_time", "expire_time")
+    SECRET_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    secret_id: str
+    create_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, secret_id: _Optional[str] = ..., create_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

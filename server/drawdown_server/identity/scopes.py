@@ -55,6 +55,11 @@ SCOPES: Final[dict[str, Scope]] = {
     "drawdown.v1.GrantService/ListGrants": Scope.READ,
     "drawdown.v1.GrantService/VoidGrant": Scope.FUNDS,
     "drawdown.v1.GrantService/SetGrantExpiry": Scope.FUNDS,
+    "drawdown.v1.KeyService/CreateApiKey": Scope.ADMIN,
+    "drawdown.v1.KeyService/ListApiKeys": Scope.ADMIN,
+    "drawdown.v1.KeyService/RotateApiKey": Scope.ADMIN,
+    "drawdown.v1.KeyService/RevokeApiKey": Scope.ADMIN,
+    "drawdown.v1.KeyService/CreateWalletToken": Scope.READ,  # hands on a part of what it may do itself; stores nothing
     "drawdown.v1.LedgerService/ListEntries": Scope.READ,
     "drawdown.v1.WalletService/CreateWallet": Scope.WALLETS,
     "drawdown.v1.WalletService/GetWallet": Scope.READ,

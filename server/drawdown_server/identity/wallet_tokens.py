@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX: Final = "ddw_"
-TTL_MAX_MS: Final = 86_400_000
-"""24 h: a token cannot be revoked, so it must end by itself."""
 TTL_DEFAULT_MS: Final = 900_000
 """15 min: as long as a page is looked at."""
 TEXT_CHARS_MAX: Final = 1_024
