@@ -14,6 +14,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 # Before gRPC is imported: its fork handlers start threads in a child that is on its way to become Postgres.
@@ -21,6 +22,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import pytest
 from hypothesis import HealthCheck, settings
+from redis.asyncio import Redis
 
 from drawdown_server.dev.postgres import PostgresProcess
 from drawdown_server.dev.valkey import ValkeyProcess
@@ -70,7 +72,8 @@ def data_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def valkey_process(worker_directory: Path) -> Iterator[ValkeyProcess]:
     """This worker's Valkey. A test that kills it must start it again; most want ``valkey_url``."""
-    with ValkeyProcess(worker_directory / "valkey", appendfsync="no") as server:
+    extra = stores.with_users(worker_directory)
+    with ValkeyProcess(worker_directory / "valkey", appendfsync="no", extra=extra) as server:
         yield server
 
 
@@ -80,7 +83,8 @@ def redis7_process(worker_directory: Path) -> Iterator[ValkeyProcess]:
     binary = stores.redis_binary()
     if binary is None:
         pytest.skip(stores.REDIS_MISSING)
-    with ValkeyProcess(worker_directory / "redis7", binary=binary, appendfsync="no") as server:
+    extra = stores.with_users(worker_directory)
+    with ValkeyProcess(worker_directory / "redis7", binary=binary, appendfsync="no", extra=extra) as server:
         yield server
 
 
@@ -101,8 +105,15 @@ def valkey_server(valkey_process: ValkeyProcess) -> ValkeyProcess:
 
 @pytest.fixture
 def valkey_url(valkey_server: ValkeyProcess) -> str:
-    """URL of an empty Valkey."""
-    return valkey_server.url
+    """URL of an empty Valkey, for a server's user; ``valkey_server.url`` is that of one who may do everything."""
+    return stores.as_user(valkey_server.url, stores.SERVER_USER)
+
+
+@pytest.fixture
+async def admin(valkey_server: ValkeyProcess) -> AsyncIterator[Redis]:
+    """A client of the same Valkey that may do everything, for what a server never does."""
+    async with Redis.from_url(valkey_server.url) as client:
+        yield client
 
 
 @pytest.fixture(params=["valkey", "redis7"])
@@ -116,13 +127,20 @@ def store_server(request: pytest.FixtureRequest) -> ValkeyProcess:
 
 @pytest.fixture
 def store_url(store_server: ValkeyProcess) -> str:
-    """URL of an empty store: the test runs on Valkey, and again on Redis 7 where that is installed."""
-    return store_server.url
+    """URL of an empty store, for a server's user: the test runs on Valkey, and again on Redis 7 where that is there."""
+    return stores.as_user(store_server.url, stores.SERVER_USER)
 
 
 @pytest.fixture
 async def postgres_url(postgres_process: PostgresProcess) -> AsyncIterator[str]:
-    """URL of a migrated, empty database of this test; dropped at its end."""
+    """URL of a migrated, empty database of this test, for a server's role; dropped at its end."""
     name = f"test_{uuid4().hex[:12]}"
-    yield await postgres_process.create_database(name, template=stores.TEMPLATE_DATABASE)
+    url = await postgres_process.create_database(name, template=stores.TEMPLATE_DATABASE)
+    yield stores.as_user(url, stores.SERVER_ROLE)
     await postgres_process.drop_database(name)
+
+
+@pytest.fixture
+def superuser_url(postgres_process: PostgresProcess, postgres_url: str) -> str:
+    """URL of the same database for one who may do everything, for what a server never does."""
+    return postgres_process.url_of(urlsplit(postgres_url).path.removeprefix("/"))

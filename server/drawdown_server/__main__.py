@@ -27,6 +27,7 @@ from drawdown_server.config import Config, new_token_key
 from drawdown_server.errors import ConfigurationError, DrawdownError
 from drawdown_server.identity.scopes import Scope
 from drawdown_server.ledger.migrations import migrate as run_migrations
+from drawdown_server.ledger.rights import grant_rights
 from drawdown_server.telemetry.logs import configure_logs
 
 if TYPE_CHECKING:
@@ -74,12 +75,14 @@ def flush(context: typer.Context) -> None:
 
 @commands.command(context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
 def migrate(context: typer.Context) -> None:
-    """Bring the database's schema up to date."""
+    """Bring the database's schema, and the rights of its roles, up to date."""
     config = _config(context)
 
     async def run() -> None:
         applied = await run_migrations(config.postgres_url)
         typer.echo("\n".join(f"applied {name}" for name in applied) or "nothing to do")
+        for role in await grant_rights(config.postgres_url):
+            typer.echo(f"{role} has its rights")
 
     _run(run())
 

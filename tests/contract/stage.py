@@ -11,6 +11,7 @@ from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library
 from drawdown_server.holds.startup import open_client
 from drawdown_server.holds.store import HoldStore
+from stores import superuser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,9 +22,12 @@ IN_FLIGHT_MAX: Final = 1_000
 
 @asynccontextmanager
 async def open_stage(url: str) -> AsyncIterator[Stage]:
-    """A store with an epoch in every partition and the scripts loaded; at the end every wallet is conserved."""
+    """A store with an epoch in every partition and the scripts loaded; at the end every wallet is conserved.
+
+    The scripts run as the user in the URL, what a test looks at or breaks as one who may do everything.
+    """
     async with (
-        open_client(url, timeout_ms=TIMEOUT_MS) as client,
+        open_client(superuser(url), timeout_ms=TIMEOUT_MS) as client,
         open_connection(url, timeout_ms=TIMEOUT_MS, in_flight_max=IN_FLIGHT_MAX) as connection,
     ):
         epochs = [1] * PARTITIONS

@@ -59,8 +59,8 @@ async def turn() -> None:
 # --- on a good day -----------------------------------------------------------------------------------------------
 
 
-async def test_replies_of_every_kind(store_url: str) -> None:
-    async with open_connection(store_url, timeout_ms=PATIENT_MS, in_flight_max=10) as connection:
+async def test_replies_of_every_kind(store_server: ValkeyProcess) -> None:
+    async with open_connection(store_server.url, timeout_ms=PATIENT_MS, in_flight_max=10) as connection:
         assert await connection.call("ECHO", b"\x00\r\n\xff") == b"\x00\r\n\xff"
         assert await connection.call(b"SET", "key", 7) == b"OK"
         assert await connection.call("INCRBY", "key", 2) == 9
@@ -72,8 +72,8 @@ async def test_replies_of_every_kind(store_url: str) -> None:
         assert connection.in_flight == 0
 
 
-async def test_an_error_is_its_own_calls_alone(store_url: str) -> None:
-    async with open_connection(store_url, timeout_ms=PATIENT_MS, in_flight_max=10) as connection:
+async def test_an_error_is_its_own_calls_alone(store_server: ValkeyProcess) -> None:
+    async with open_connection(store_server.url, timeout_ms=PATIENT_MS, in_flight_max=10) as connection:
         echo, wrong, missing, again = await asyncio.gather(
             connection.call("ECHO", "1"),
             connection.call("NOSUCHCOMMAND", "secret-argument"),
@@ -87,9 +87,9 @@ async def test_an_error_is_its_own_calls_alone(store_url: str) -> None:
     assert isinstance(missing, FunctionMissingError)
 
 
-async def test_each_call_gets_its_own_reply_whoever_gives_up(store_url: str) -> None:
+async def test_each_call_gets_its_own_reply_whoever_gives_up(store_server: ValkeyProcess) -> None:
     rng = random.Random(2)  # noqa: S311 - a test's dice
-    async with open_connection(store_url, timeout_ms=PATIENT_MS, in_flight_max=64) as connection:
+    async with open_connection(store_server.url, timeout_ms=PATIENT_MS, in_flight_max=64) as connection:
 
         async def echo(number: int) -> bool:
             payload = f"{number}:{'x' * rng.randrange(2_000)}"
@@ -136,8 +136,8 @@ async def test_calls_that_were_given_up_still_count_as_in_flight(proxy: TcpProxy
         assert await connection.call("ECHO", "on") == b"on"
 
 
-async def test_close_twice_and_call_afterwards(store_url: str) -> None:
-    connection = PipelinedConnection(store_url, timeout_ms=PATIENT_MS, in_flight_max=10)
+async def test_close_twice_and_call_afterwards(store_server: ValkeyProcess) -> None:
+    connection = PipelinedConnection(store_server.url, timeout_ms=PATIENT_MS, in_flight_max=10)
     await connection.open()
     await connection.close()
     await connection.close()
@@ -179,8 +179,8 @@ async def test_close_does_not_wait_for_a_store_that_reads_nothing(proxy: TcpProx
 # --- the door ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_user_and_a_password(store_server: ValkeyProcess, store_url: str) -> None:
-    async with open_client(store_url, timeout_ms=PATIENT_MS) as admin:
+async def test_a_user_and_a_password(store_server: ValkeyProcess) -> None:
+    async with open_client(store_server.url, timeout_ms=PATIENT_MS) as admin:
         await admin.execute_command("ACL", "SETUSER", "gate", "on", ">p@ss:/word", "~*", "+@all")
         try:
             url = f"redis://gate:p%40ss%3A%2Fword@127.0.0.1:{store_server.port}/0"
@@ -190,14 +190,15 @@ async def test_a_user_and_a_password(store_server: ValkeyProcess, store_url: str
             await admin.execute_command("ACL", "DELUSER", "gate")
 
 
-async def test_a_password_alone(store_server: ValkeyProcess, store_url: str) -> None:
-    async with open_client(store_url, timeout_ms=PATIENT_MS) as admin:
+async def test_a_password_alone(store_server: ValkeyProcess) -> None:
+    async with open_client(store_server.url, timeout_ms=PATIENT_MS) as admin:
         await admin.config_set("requirepass", "hunter2")
         try:
             url = f"redis://:hunter2@127.0.0.1:{store_server.port}/0"
             async with open_connection(url, timeout_ms=PATIENT_MS, in_flight_max=10) as connection:
                 assert await connection.call("ECHO", "in") == b"in"
-            for refused in (store_url, url.replace("hunter2", "hunter3"), url.replace(":hunter2", "nobody:hunter2")):
+            wrong = url.replace("hunter2", "hunter3"), url.replace(":hunter2", "nobody:hunter2")
+            for refused in (store_server.url, *wrong):
                 await assert_refused(refused)
         finally:
             await admin.config_set("requirepass", "")
@@ -334,8 +335,8 @@ async def test_latency_is_paid_once_by_calls_that_are_in_flight_together(proxy: 
         assert loop.time() - start < 500 * proxy.latency_s / 4
 
 
-async def test_a_store_that_was_killed_and_started_again(store_server: ValkeyProcess, store_url: str) -> None:
-    async with open_connection(store_url, timeout_ms=PATIENT_MS, in_flight_max=10) as connection:
+async def test_a_store_that_was_killed_and_started_again(store_server: ValkeyProcess) -> None:
+    async with open_connection(store_server.url, timeout_ms=PATIENT_MS, in_flight_max=10) as connection:
         store_server.kill()
         try:
             with pytest.raises(StoreUnavailableError):

@@ -18,6 +18,7 @@ from drawdown_server.holds.library import build_library, load_library
 from drawdown_server.holds.model import GrantSource, WalletState
 from drawdown_server.holds.startup import open_client
 from drawdown_server.holds.store import HoldStore
+from stores import superuser
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -208,7 +209,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.run(self._open())
 
     async def _open(self) -> None:
-        self.client_context = open_client(self.url, timeout_ms=10_000)
+        self.client_context = open_client(superuser(self.url), timeout_ms=10_000)
         client = await self.client_context.__aenter__()
         self.connection = PipelinedConnection(self.url, timeout_ms=10_000, in_flight_max=100)
         await self.connection.open()

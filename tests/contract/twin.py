@@ -32,6 +32,7 @@ from drawdown_server.holds.model import CapWindow
 from drawdown_server.holds.recorded import RecordedAmount, RecordedDebit, RecordedHold, RecordedPart
 from drawdown_server.holds.rules import BrokenRuleError, ModelStore
 from drawdown_server.holds.rules.caps import DAY_MS, period_of
+from stores import superuser
 
 if TYPE_CHECKING:
     from drawdown_server.holds.library import Library
@@ -295,7 +296,7 @@ class Scripts:
     """A real store with the scripts in it, which makes the moves that the model has made."""
 
     def __init__(self, url: str, library: Library | None = None) -> None:
-        self.client = Redis.from_url(url)
+        self.client = Redis.from_url(superuser(url))
         self.library = library or virtual_library()
         self.client.function_load(self.library.code, replace=True)
         self.client.hset(META, "epoch", str(EPOCH))

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from faults.processes import program
 from faults.tcp_proxy import TcpProxy
 from integration.server import run_server, until
+from ledgers import open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, MutableMapping
@@ -85,9 +86,11 @@ async def test_13_a_postgres_that_is_too_slow_is_asked_again(config: Config) -> 
         await assert_recorded(server, wallet)
 
 
-async def test_13_a_postgres_whose_disk_is_full_is_asked_again_and_no_event_is_taken_for_poison(config: Config) -> None:
+async def test_13_a_postgres_whose_disk_is_full_is_asked_again_and_no_event_is_taken_for_poison(
+    config: Config, superuser_url: str
+) -> None:
     async with flusher_waiting(config) as (server, wallet, logs):
-        async with server.audit.stores.ledger._connection() as postgres:
+        async with open_store(superuser_url) as store, store._connection() as postgres:
             await postgres.execute(
                 "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
                 " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"

@@ -21,6 +21,7 @@ from drawdown_server.ledger.reconcile import reconcile
 from drawdown_server.ledger.store import LedgerStore
 from integration.audit import open_audit
 from integration.server import PARTITIONS, authorize_request, commit_request, run_server, settings, until
+from stores import superuser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -225,7 +226,7 @@ async def test_a_check_that_failed_is_tried_again_whatever_the_failure(valkey_ur
 
     async with (
         open_connection(valkey_url, timeout_ms=VALKEY_TIMEOUT_MS, in_flight_max=10) as connection,
-        open_client(valkey_url, timeout_ms=VALKEY_TIMEOUT_MS) as client,
+        open_client(superuser(valkey_url), timeout_ms=VALKEY_TIMEOUT_MS) as client,
     ):
         connection.on_reconnect(verify)
         connection._run_id = "of another run"  # as if the store had been restarted

@@ -13,6 +13,7 @@ from drawdown_server.holds.keys import outbox, partition_of
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.recording import FencedError
 from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
+from stores import superuser
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -117,12 +118,13 @@ class _With:
 )
 @given(moves=MOVES)
 def test_34_the_trim_never_passes_what_postgres_has_confirmed(
-    valkey_url: str, postgres_url: str, moves: list[tuple[str, str | int, str | int]]
+    valkey_url: str, postgres_url: str, superuser_url: str, moves: list[tuple[str, str | int, str | int]]
 ) -> None:
     async def run() -> None:
         async with open_store(postgres_url) as store, open_redis(valkey_url) as redis:
-            await redis.flushall()
-            async with store._connection() as connection:
+            async with open_redis(superuser(valkey_url)) as admin:
+                await admin.flushall()
+            async with open_store(superuser_url) as emptied, emptied._connection() as connection:
                 await connection.execute(
                     "TRUNCATE entries, settled_holds, hold_events, balances, grants, wallet_changes, wallets,"
                     " dead_letters"

@@ -20,6 +20,7 @@ from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds.messages import ListHoldsRequest, ReadCapsReply, ReadCapsRequest
 from drawdown_server.ledger.events import LineKind
 from drawdown_server.ledger.reconcile import reconcile_wallet
+from stores import superuser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -113,7 +114,8 @@ class Audit:
 
 @asynccontextmanager
 async def open_audit(config: Config) -> AsyncIterator[Audit]:
-    """An auditor with connections of its own."""
+    """An auditor with connections of its own; on them a test may also do to Valkey what a server may not."""
+    config = config.model_copy(update={"valkey_url": superuser(config.valkey_url)})
 
     async def load_nothing(_tenant_id: str, _wallet_id: str) -> bool:
         return False

@@ -341,7 +341,10 @@ async def server(valkey_process: ValkeyProcess, postgres_process: PostgresProces
     stores.empty(valkey_process)
     name = f"server_{uuid4().hex[:12]}"
     postgres_url = await postgres_process.create_database(name, template=stores.TEMPLATE_DATABASE)
-    async with run_server(settings(valkey_process.url, postgres_url)) as running:
+    config = settings(
+        stores.as_user(valkey_process.url, stores.SERVER_USER), stores.as_user(postgres_url, stores.SERVER_ROLE)
+    )
+    async with run_server(config) as running:
         yield running
     await postgres_process.drop_database(name)
 

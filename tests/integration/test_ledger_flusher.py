@@ -461,14 +461,16 @@ async def test_what_postgres_has_forgotten_after_it_was_trimmed_is_not_skipped(
     assert await store.list_dead_letters(limit=1) == []
 
 
-async def test_an_event_that_lua_packs_is_understood(store: LedgerStore, redis: Redis, live: Live) -> None:
+async def test_an_event_that_lua_packs_is_understood(
+    store: LedgerStore, redis: Redis, admin: Redis, live: Live
+) -> None:
     """cmsgpack writes empty tables as arrays and whole doubles as integers."""
     script = """
         local event = {1, 'COMMIT', ARGV[1], 'w', 2, 1800000000000, 0, 'hold',
             {{'DEBIT', 'USD', 7, 'g-USD'}}, {{'USD', 10, 7, 0}}, {}, '', 1800000000000, false, true, '', {}}
         return redis.call('XADD', KEYS[1], '*', 'e', cmsgpack.pack(event))
     """
-    await redis.eval(script, 1, outbox(PARTITION, 1), TENANT)
+    await admin.eval(script, 1, outbox(PARTITION, 1), TENANT)
     flusher = make_flusher(redis, store)
     await flusher.run_once()
     assert (flusher.dead_letters_total, await settled(store)) == (0, 993)

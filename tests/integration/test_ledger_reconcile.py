@@ -127,9 +127,9 @@ async def test_planted_differences_in_valkey(live: Live, store: LedgerStore) -> 
     ],
 )
 async def test_planted_differences_in_postgres(
-    live: Live, store: LedgerStore, damage: str, expected: list[str]
+    live: Live, store: LedgerStore, superuser_url: str, damage: str, expected: list[str]
 ) -> None:
-    async with store._connection() as connection:
+    async with open_store(superuser_url) as damaged, damaged._connection() as connection:
         await connection.execute(damage)
     found = await differences(live, store)
     assert all(difference.startswith("wallet a") for difference in found)

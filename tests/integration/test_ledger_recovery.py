@@ -56,10 +56,10 @@ async def epochs(redis: Redis) -> list[int]:
     return await streams.read_epochs(redis, range(PARTITIONS))
 
 
-async def back_to(redis: Redis, key: str, dump: bytes | None) -> None:
+async def back_to(admin: Redis, key: str, dump: bytes | None) -> None:
     """A backup of one key, restored."""
     assert dump is not None
-    await redis.restore(key, 0, dump, replace=True)
+    await admin.restore(key, 0, dump, replace=True)
 
 
 async def test_a_fresh_installation_is_opened_once_by_many_servers(store: LedgerStore, redis: Redis) -> None:
@@ -92,8 +92,8 @@ async def test_a_stream_that_was_emptied_keeps_its_last_id(store: LedgerStore, r
 
 
 @pytest.mark.usefixtures("live")
-async def test_a_valkey_that_lost_everything_gets_new_epochs(store: LedgerStore, redis: Redis) -> None:
-    await redis.flushall()
+async def test_a_valkey_that_lost_everything_gets_new_epochs(store: LedgerStore, redis: Redis, admin: Redis) -> None:
+    await admin.flushall()
     assert await open_partitions(redis, store, PARTITIONS) == [2] * PARTITIONS
     assert await epochs(redis) == [2] * PARTITIONS
     rows = await store.read_partitions()
@@ -108,22 +108,24 @@ async def test_many_servers_that_notice_a_loss_begin_one_epoch(store: LedgerStor
     assert await epochs(redis) == BUMPED
 
 
-async def test_a_valkey_that_went_back_in_time_gets_a_new_epoch(store: LedgerStore, redis: Redis, live: Live) -> None:
-    backup = await redis.dump(outbox(PARTITION, 1))
+async def test_a_valkey_that_went_back_in_time_gets_a_new_epoch(
+    store: LedgerStore, redis: Redis, admin: Redis, live: Live
+) -> None:
+    backup = await admin.dump(outbox(PARTITION, 1))
     await live.commit("w", USD=1)
     await make_flusher(redis, store).run_once()
-    await back_to(redis, outbox(PARTITION, 1), backup)
+    await back_to(admin, outbox(PARTITION, 1), backup)
     assert await open_partitions(redis, store, PARTITIONS) == BUMPED
 
 
 async def test_new_events_after_going_back_do_not_hide_it_and_are_kept_as_dead_letters(
-    store: LedgerStore, redis: Redis, live: Live
+    store: LedgerStore, redis: Redis, admin: Redis, live: Live
 ) -> None:
     """The last id alone is newer than the position again; the recorded event is what is missing."""
-    backup = await redis.dump(outbox(PARTITION, 1))
+    backup = await admin.dump(outbox(PARTITION, 1))
     await live.commit("w", USD=1)
     await make_flusher(redis, store).run_once()
-    await back_to(redis, outbox(PARTITION, 1), backup)
+    await back_to(admin, outbox(PARTITION, 1), backup)
     live.wallets["w"].sequence = 2
     await live.commit("w", USD=5)
     assert await open_partitions(redis, store, PARTITIONS) == BUMPED
@@ -205,15 +207,15 @@ async def test_a_postgres_that_is_older_than_what_was_trimmed_is_refused(
 
 
 async def test_a_position_that_moved_during_the_look_is_no_old_postgres(
-    store: LedgerStore, redis: Redis, live: Live, monkeypatch: pytest.MonkeyPatch
+    store: LedgerStore, redis: Redis, admin: Redis, live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flusher records and trims and Valkey goes back in time, between our read of Postgres and that of Valkey."""
     before = await store.read_partitions()
     await live.commit("w", USD=1)
-    backup = await redis.dump(outbox(PARTITION, 1))
+    backup = await admin.dump(outbox(PARTITION, 1))
     await live.commit("w", USD=1)
     await make_flusher(redis, store).run_once()
-    await back_to(redis, outbox(PARTITION, 1), backup)
+    await back_to(admin, outbox(PARTITION, 1), backup)
     await redis.xtrim(outbox(PARTITION, 1), maxlen=0, approximate=False)
     reads, read = [before], store.read_partitions
 

@@ -25,7 +25,7 @@ from drawdown_server.holds.model import (
 )
 from drawdown_server.holds.recorded import RecordedDebit  # noqa: TC001 - msgspec needs the type at run time
 from drawdown_server.ledger.reconcile import reconcile_wallet
-from ledgers import PARTITIONS, TENANT, make_flusher
+from ledgers import PARTITIONS, TENANT, make_flusher, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -229,7 +229,8 @@ class PackedHold(msgspec.Struct, array_like=True):
 async def assert_holds_recorded(books: Books) -> int:
     """What the ledger would bring back of every hold is what Valkey has. Returns how many had usage."""
     partition = keys.partition_of(TENANT, WALLET, PARTITIONS)
-    packed = await books.redis.hgetall(keys.wallet_keys(partition, 1, TENANT, WALLET)[4])
+    held = keys.wallet_keys(partition, 1, TENANT, WALLET)[4]
+    packed = {hold_id: await books.redis.hget(held, hold_id) for hold_id in await books.redis.hkeys(held)}
     compared = 0
     for hold_id, value in packed.items():
         hold = msgspec.msgpack.decode(value, type=PackedHold)
@@ -472,7 +473,9 @@ async def test_an_admin_call_that_changes_nothing_takes_no_number(books: Books) 
         ),
     ],
 )
-async def test_planted_differences_of_the_rules(books: Books, damage: str, expected: list[str]) -> None:
+async def test_planted_differences_of_the_rules(
+    books: Books, superuser_url: str, damage: str, expected: list[str]
+) -> None:
     await books.cap("", 90)
     await books.cap("key:*", 50, window=CapWindow.MONTH, mode=CapMode.OBSERVE)
     await books.admin.set_overdraft_limit(TENANT, WALLET, "USD", 5, "")
@@ -482,7 +485,7 @@ async def test_planted_differences_of_the_rules(books: Books, damage: str, expec
     await books.grant("later", 50, effective_ms=expire_ms)
     await books.flush()
     await books.assert_reconciled()
-    async with books.ledger._connection() as connection:
+    async with open_store(superuser_url) as damaged, damaged._connection() as connection:
         for statement in damage.split("; "):
             await connection.execute("ALTER TABLE entries DROP CONSTRAINT IF EXISTS entries_check")
             await connection.execute(statement)

@@ -173,14 +173,14 @@ async def test_whose_connections_a_claim_cuts_hears_that_valkey_is_unavailable(
 ) -> None:
     """At whatever step of a command: nothing else may come out of the loops of a server, it would end the process."""
     await open_partitions(redis, store, PARTITIONS)
-    await redis.hset("h", "f", "v")
+    await redis.hset("{dd00}:h", "f", "v")
     library = build_library()
     async with open_connection(valkey_url, timeout_ms=2_000, in_flight_max=10) as connection:
         holds = HoldStore(connection, library, [1] * PARTITIONS)
         evictor = Evictor(redis, holds, store, idle_s=1, interval_ms=10)
         work: list[Callable[[], Awaitable[object]]] = [
-            lambda: streams.read_streams(redis, {"s": "0"}, count=1, block_ms=50),
-            lambda: streams.read_infos(redis, ["s"]),
+            lambda: streams.read_streams(redis, {"{dd00}:s": "0"}, count=1, block_ms=50),
+            lambda: streams.read_infos(redis, ["{dd00}:s"]),
             lambda: streams.raise_epoch(redis, 0, 1),
             lambda: streams.scan(redis, "*", 0, 10),
             lambda: load_library(redis, library),

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import pytest
@@ -20,6 +20,7 @@ from drawdown_server.config import Config
 from drawdown_server.dev.process import free_port
 from drawdown_server.ledger.migrations import load
 from faults.processes import environment
+from stores import superuser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -72,7 +73,7 @@ def test_no_such_database(run: Callable[..., Result], postgres_process: Postgres
 
 
 def test_a_wrong_password(run: Callable[..., Result], config: Config) -> None:
-    password = config.postgres_url.partition("drawdown:")[2].partition("@")[0]
+    password = config.postgres_url.partition("drawdown_server:")[2].partition("@")[0]
     line = refusal(run("serve", postgres_url=config.postgres_url.replace(password, "hunter2")))
     assert "hunter2" not in line
 
@@ -93,22 +94,26 @@ async def empty_database(postgres_process: PostgresProcess) -> AsyncIterator[str
     await postgres_process.drop_database("empty")
 
 
+RIGHTS: Final = "drawdown_reader has its rights\ndrawdown_server has its rights\n"
+"""What ``migrate`` says at the end where the roles of ``deploy/`` are."""
+
+
 def test_missing_migrations_and_how_to_mend_it(run: Callable[..., Result], empty_database: str) -> None:
     line = refusal(run("serve", postgres_url=empty_database))
     assert "0001_init" in line
     assert "drawdown-server migrate" in line
     migrated = run("migrate", postgres_url=empty_database)
     applied = "".join(f"applied {migration.title}\n" for migration in load())
-    assert (migrated.exit_code, migrated.stdout) == (0, applied)
+    assert (migrated.exit_code, migrated.stdout) == (0, applied + RIGHTS)
     assert applied.startswith("applied 0001_init\n")
     again = run("migrate", postgres_url=empty_database)
-    assert (again.exit_code, again.stdout) == (0, "nothing to do\n")
+    assert (again.exit_code, again.stdout) == (0, "nothing to do\n" + RIGHTS)
     assert run("check-config", postgres_url=empty_database).exit_code == 0
 
 
-def test_a_database_that_is_newer_than_the_server(run: Callable[..., Result], config: Config) -> None:
+def test_a_database_that_is_newer_than_the_server(run: Callable[..., Result], superuser_url: str) -> None:
     async def from_the_future() -> None:
-        connection = await asyncpg.connect(config.postgres_url)
+        connection = await asyncpg.connect(superuser_url)
         try:
             await connection.execute(
                 "INSERT INTO schema_migrations (version, name, checksum) VALUES (9999, 'future', 'x')"
@@ -118,12 +123,12 @@ def test_a_database_that_is_newer_than_the_server(run: Callable[..., Result], co
 
     asyncio.run(from_the_future())
     assert "newer than this server" in refusal(run("serve"))
-    assert "newer than this server" in refusal(run("migrate"))
+    assert "newer than this server" in refusal(run("migrate", postgres_url=superuser_url))
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_valkey_that_evicts(run: Callable[..., Result], config: Config, policy: str) -> None:
-    with Redis.from_url(config.valkey_url) as client:
+    with Redis.from_url(superuser(config.valkey_url)) as client:
         client.config_set("maxmemory-policy", policy)
         try:
             line = refusal(run("serve"))
@@ -175,10 +180,10 @@ def test_check_config_prints_every_setting_without_passwords(run: Callable[..., 
     printed = dict(line.split(maxsplit=1) for line in result.stdout.splitlines()[:-1])
     assert set(printed) == set(Config.model_fields)
     assert result.stdout.splitlines()[-1] == "ok: a server can start with these settings"
-    password = config.postgres_url.partition("drawdown:")[2].partition("@")[0]
+    password = config.postgres_url.partition("drawdown_server:")[2].partition("@")[0]
     assert password
     assert password not in result.output
-    assert "drawdown:***@" in printed["postgres_url"]
+    assert "drawdown_server:***@" in printed["postgres_url"]
 
 
 def test_check_config_says_which_keys_sign_holds(run: Callable[..., Result]) -> None:
@@ -196,7 +201,7 @@ def test_check_config_changes_nothing(run: Callable[..., Result], config: Config
     """A look with a wrong number of partitions must not fix that number for ever."""
     assert run("check-config", partitions=2).exit_code == 0
     assert run("check-config", partitions=4).exit_code == 0
-    with Redis.from_url(config.valkey_url) as client:
+    with Redis.from_url(superuser(config.valkey_url)) as client:
         assert client.dbsize() == 0
 
 

@@ -25,8 +25,8 @@ def test_a_store_is_empty_and_can_be_killed(store_server: ValkeyProcess, turn: i
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-async def test_a_database_is_migrated_and_empty(postgres_url: str, turn: int) -> None:
-    connection = await asyncpg.connect(postgres_url)
+async def test_a_database_is_migrated_and_empty(superuser_url: str, turn: int) -> None:
+    connection = await asyncpg.connect(superuser_url)
     try:
         assert await connection.fetchval("SELECT count(*) FROM wallets") == 0
         await connection.execute("CREATE TABLE leftover (turn int)")

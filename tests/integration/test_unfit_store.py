@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from drawdown_server.dev.postgres import PostgresProcess
+
 PATIENT_MS: Final = 10_000
 EVICTING: Final = ("maxmemory-policy allkeys-lru", "maxmemory 200mb")
 
@@ -157,10 +159,12 @@ async def test_one_that_comes_back_with_a_policy_that_evicts_serves_nobody_until
                 await audit.assert_conserved(wallet)
 
 
-async def test_a_postgres_that_refuses_us_for_a_while_ends_no_server(valkey_url: str, postgres_url: str) -> None:
+async def test_a_postgres_that_refuses_us_for_a_while_ends_no_server(
+    valkey_url: str, postgres_url: str, postgres_process: PostgresProcess
+) -> None:
     """As when a password is being changed; here the database has another name for a while."""
     name = urlsplit(postgres_url).path.removeprefix("/")
-    server_url = postgres_url.replace(f"/{name}", "/postgres")
+    server_url = postgres_process.url
     async with run_server(settings(valkey_url, postgres_url)) as server:
         wallet = await server.wallet(USD=100)
         with capture_logs() as logs:

@@ -87,7 +87,7 @@ async def migrate(postgres_url: str, migrations: Sequence[Migration] | None = No
     """
     known = load() if migrations is None else list(migrations)
     applied: list[str] = []
-    async with _connect(postgres_url) as connection:
+    async with connect(postgres_url) as connection:
         await _create_table(connection)
         for _ in range(ATTEMPTS_MAX):
             missing = await _missing(connection, known)
@@ -102,7 +102,7 @@ async def migrate(postgres_url: str, migrations: Sequence[Migration] | None = No
 async def pending(postgres_url: str, migrations: Sequence[Migration] | None = None) -> list[str]:
     """The titles of the migrations that the database still lacks; changes nothing, raises as ``migrate`` does."""
     known = load() if migrations is None else list(migrations)
-    async with _connect(postgres_url) as connection:
+    async with connect(postgres_url) as connection:
         if await connection.fetchval(QUERIES["migrations_table_exists"]) == 0:
             return [migration.title for migration in known]
         return [migration.title for migration in await _missing(connection, known)]
@@ -160,8 +160,8 @@ async def _missing(connection: Connection, known: Sequence[Migration]) -> list[M
 
 
 @asynccontextmanager
-async def _connect(postgres_url: str) -> AsyncIterator[Connection]:
-    """One connection for the migrations."""
+async def connect(postgres_url: str) -> AsyncIterator[Connection]:
+    """One connection for changes of the schema."""
     with opening():
         connection = await asyncpg.connect(postgres_url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S)
         try:

@@ -19,6 +19,12 @@ SELECT version, name, checksum FROM schema_migrations ORDER BY version
 -- migration_claim --
 INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)
 
+-- migrations_lock --
+SELECT version FROM schema_migrations WHERE version = 1 FOR UPDATE
+
+-- role_exists --
+SELECT count(*) FROM pg_roles WHERE rolname = $1
+
 -- asset_create --
 INSERT INTO assets (tenant_id, asset, scale, display_name, default_overage_policy)
 VALUES ($1, $2, $3, $4, $5)
