@@ -15,9 +15,9 @@ import typer
 import uvloop
 from pydantic import ValidationError
 
-from drawdown_server.app import check as run_check
 from drawdown_server.app import flush as run_flush
 from drawdown_server.app import serve as run_serve
+from drawdown_server.commands.check_config import run_check_config
 from drawdown_server.commands.create_key import run_create_key
 from drawdown_server.commands.dead_letters import run_dead_letters
 from drawdown_server.commands.rebuild import run_rebuild
@@ -89,15 +89,8 @@ def migrate(context: typer.Context) -> None:
 
 @commands.command("check-config", context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
 def check_config(context: typer.Context) -> None:
-    """Print every setting, secrets masked, and whether a server could start with them."""
-    config = _config(context)
-    values = config.masked()
-    width = max(map(len, values))
-    for name, value in values.items():
-        typer.echo(f"{name:<{width}}  {value}")
-
-    _run(run_check(config))
-    typer.echo("ok: a server can start with these settings")
+    """Print every setting, secrets masked, and all that would keep a server from starting; then exit status 1."""
+    _run(run_check_config(_config(context)))
 
 
 @commands.command("new-token-key")

@@ -129,22 +129,6 @@ async def check_schema(config: Config) -> None:
         raise ConfigurationError(f"the database lacks migrations ({names}): run drawdown-server migrate")
 
 
-async def check(config: Config) -> None:
-    """Whether a server could start with these settings; looks only, changes nothing.
-
-    Raises:
-        ConfigurationError: With what to change.
-        StoreUnavailableError: A store cannot be reached.
-    """
-    check_identity(config)
-    open_certificate(config)
-    await check_schema(config)
-    async with open_pool(config) as pool:
-        await LedgerStore(pool).check_partition_count(config.partitions)
-    async with open_client(config.valkey_url, timeout_ms=config.valkey_timeout_ms) as client:
-        await check_store(client)
-
-
 def build_server(
     config: Config,
     stores: Stores,

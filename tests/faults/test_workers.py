@@ -209,6 +209,9 @@ async def test_a_taken_port_is_an_error_also_if_others_share_theirs(workers_conf
         port = await server.ready()
         with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{port}: the port is taken"):
             await run_workers(workers_config.model_copy(update={"grpc_port": port}), [])
+        shared = workers_config.model_copy(update={"grpc_port": port, "admin_port": port - 1})
+        with pytest.raises(ConfigurationError, match="DRAWDOWN_ADMIN_PORT"):
+            await run_workers(shared, [])
 
 
 async def test_workers_that_cannot_start_say_why_once(workers_config: Config, directory: Path) -> None:

@@ -205,6 +205,30 @@ def test_check_config_changes_nothing(run: Callable[..., Result], config: Config
         assert client.dbsize() == 0
 
 
+def test_check_config_says_everything_that_is_wrong_at_once(run: Callable[..., Result]) -> None:
+    nowhere = free_port()
+    result = run(
+        "check-config",
+        valkey_url=f"redis://:hunter2@127.0.0.1:{nowhere}/0",
+        postgres_url=f"postgresql://u:hunter2@127.0.0.1:{nowhere}/x",
+        admin_port=65535,
+        workers=2,
+        grpc_port=65535,
+        grpc_host="0.0.0.0",  # noqa: S104
+    )
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.split(":")[1].strip() for line in errors[:-1]] == [
+        "DRAWDOWN_POSTGRES_URL",
+        "DRAWDOWN_VALKEY_URL",
+        "DRAWDOWN_ADMIN_PORT",
+        "DRAWDOWN_ADMIN_PORT",
+    ]
+    assert "DRAWDOWN_IDENTITY" in errors[-1]
+    assert "hunter2" not in result.output
+    assert "valkey_url " in result.stdout, "the settings are printed all the same"
+
+
 def test_check_config_fails_like_serve(run: Callable[..., Result]) -> None:
     result = run("check-config", valkey_url=f"redis://127.0.0.1:{free_port()}/0")
     assert (result.exit_code, result.stderr.splitlines()[-1].startswith("error: ")) == (1, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from structlog.testing import capture_logs
 import drawdown
 from certificates import DAY, Authority, Issued
 from drawdown.v1 import asset_service_pb2 as asset_pb
-from drawdown_server.app import check
+from drawdown_server.commands.check_config import find_problems
 from drawdown_server.dev.process import free_port
 from drawdown_server.errors import ConfigurationError
 from integration.server import Rpc, open_channel, run_server
@@ -177,8 +178,8 @@ async def test_what_cannot_be_served_is_refused_by_check_config_and_at_start(
     tls_config: Config, directory: Path
 ) -> None:
     (directory / "server.key").unlink()
-    with pytest.raises(ConfigurationError, match=r"tls_key: .* cannot be read"):
-        await check(tls_config)
+    (problem,) = await find_problems(tls_config)
+    assert re.fullmatch(r"DRAWDOWN_TLS_KEY: .* cannot be read.*", problem)
     with pytest.raises(ConfigurationError, match=r"tls_key: .* cannot be read"):
         async with run_server(tls_config):
             pass

@@ -11,6 +11,8 @@ import structlog
 
 from drawdown_server.app import serve
 from drawdown_server.background import DRAIN_EXTRA_S
+from drawdown_server.commands.check_config import port_problems
+from drawdown_server.errors import ConfigurationError
 from drawdown_server.workers.link import WorkerLink
 from drawdown_server.workers.port import reserved_port
 from drawdown_server.workers.supervisor import Supervisor
@@ -37,8 +39,10 @@ async def run_workers(config: Config, arguments: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        ConfigurationError: A port is taken.
+        ConfigurationError: A port is taken, or is wanted twice.
     """
+    if problems := port_problems(config):
+        raise ConfigurationError("; ".join(problems))
     with ExitStack() as opened:
         ports = {"grpc_port": opened.enter_context(reserved_port(config.grpc_host, config.grpc_port, "grpc_port"))}
         if (port := config.grpc_certificate_port) is not None:
