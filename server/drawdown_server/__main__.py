@@ -22,6 +22,7 @@ from drawdown_server.commands.create_key import run_create_key
 from drawdown_server.commands.dead_letters import run_dead_letters
 from drawdown_server.commands.rebuild import run_rebuild
 from drawdown_server.commands.reconcile import run_reconcile
+from drawdown_server.commands.status import run_status
 from drawdown_server.commands.workers import run_worker, run_workers
 from drawdown_server.config import Config, new_token_key
 from drawdown_server.errors import ConfigurationError, DrawdownError
@@ -156,6 +157,19 @@ def rebuild(
             as_json=as_json,
         )
     )
+
+
+@commands.command(context_settings=_SETTINGS_AS_FLAGS)
+def status(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Every partition, not only those with a problem.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Show partitions, epochs, what waits for the ledger, leases and dead letters; exit status 1 if anything is wrong.
+
+    Reads only. Also takes every setting as a flag: see drawdown-server serve --help.
+    """
+    _run(run_status(_config(context), everything=everything, as_json=as_json))
 
 
 @commands.command("dead-letters", context_settings=_SETTINGS_AS_FLAGS)

@@ -135,6 +135,12 @@ class PartitionStore(Database):
             rows = await connection.fetch(QUERIES["lease"], owner, ttl_ms / 1000, run_id, except_for)
         return [LeaseRow(row["partition"], row["epoch"], row["position"], row["lease_token"]) for row in rows]
 
+    async def list_leases(self) -> dict[int, tuple[str, float]]:
+        """Who may record a partition, and for how many seconds from now; only partitions that somebody may."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["leases_list"])
+        return {row["partition"]: (row["lease_owner"], row["lease_s"]) for row in rows}
+
     async def fence_flushers(self) -> None:
         """Outdate the token of every lease: what flushers have read so far they must read again."""
         async with self._connection() as connection:

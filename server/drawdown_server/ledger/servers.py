@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.database import Database, affected
 from drawdown_server.ledger.queries import QUERIES
@@ -15,6 +17,17 @@ from drawdown_server.ledger.queries import QUERIES
 CLAIM_TTL_S: Final = 2.0
 """How long a claim outlives its last renewal. After Valkey was replaced under several servers, the first of them waits
 for at most this long; a server that stands still for longer may be taken for one that is gone."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A process that serves, or records."""
+
+    server_id: str
+    """Host, process and a random part."""
+    run_id: str
+    """Of the Valkey that it is connected to; empty where INFO is not allowed."""
+    expires_in_s: float
+    """Unless it is renewed, which happens twice a second."""
 
 
 class OtherStoreError(ConfigurationError):
@@ -47,6 +60,12 @@ class ServerStore(Database):
                 f"server {other} of this installation serves from another Valkey than this process is connected to; "
                 "give all of them the same DRAWDOWN_VALKEY_URL (after a failover: stop the old Valkey)"
             )
+
+    async def list_claims(self) -> list[Claim]:
+        """Every claim that has not run out, by the process that has it."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(QUERIES["servers_list"])
+        return [Claim(row["server_id"], row["run_id"], row["claim_s"]) for row in rows]
 
     async def renew_claim(self, server_id: str, run_id: str) -> bool:
         """Renew a claim that has not run out. Returns whether it was there."""

@@ -330,6 +330,11 @@ INSERT INTO partitions (partition) SELECT generate_series(0, $1::integer - 1) ON
 -- partitions_list --
 SELECT partition, epoch, opened, position, left_epoch, left_position FROM partitions ORDER BY partition
 
+-- leases_list --
+SELECT partition, lease_owner, extract(epoch FROM lease_expire_time - now())::float8 AS lease_s FROM partitions
+WHERE lease_owner <> '' AND lease_expire_time > now()
+ORDER BY partition
+
 -- partition_get --
 SELECT partition, epoch, opened, position, left_epoch, left_position FROM partitions WHERE partition = $1
 
@@ -385,6 +390,11 @@ DELETE FROM servers WHERE server_id = $1
 
 -- servers_forget --
 DELETE FROM servers WHERE expire_time < now() - interval '1 hour'
+
+-- servers_list --
+SELECT server_id, run_id, extract(epoch FROM expire_time - now())::float8 AS claim_s FROM servers
+WHERE expire_time > now()
+ORDER BY server_id
 
 -- partitions_mark_opened --
 UPDATE partitions SET opened = true
