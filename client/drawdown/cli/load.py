@@ -273,7 +273,13 @@ def _connection(session: Session) -> Connection:
     session.client  # noqa: B018 - refuses settings that are wrong
     tls = options.tls
     files = TlsFiles(tls.ca, tls.certificate, tls.key) if tls.credentials() else None
-    return Connection(options.target or TARGET_DEFAULT, timeout_s, files)
+    return Connection(
+        options.target or TARGET_DEFAULT,
+        timeout_s,
+        files,
+        api_key=options.api_key,
+        plaintext_api_key=options.plaintext_api_key,
+    )
 
 
 def _write(session: Session, result: Result, judged: Sequence[Judged], html: Path | None, save: Path | None) -> None:

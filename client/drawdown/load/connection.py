@@ -29,6 +29,8 @@ class Connection:
     tls: TlsFiles | None = None
     """None means plaintext."""
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may carry a token
+    api_key: str | None = field(default=None, repr=False)
+    plaintext_api_key: bool = False
 
     def open(self) -> drawdown.AsyncClient:
         """A client; it connects with its first call.
@@ -42,5 +44,10 @@ class Connection:
         if tls is not None:
             credentials = drawdown.tls_credentials(tls.ca, certificate=tls.certificate, key=tls.key)
         return drawdown.AsyncClient(
-            self.target, timeout_s=self.timeout_s, credentials=credentials, metadata=self.metadata
+            self.target,
+            timeout_s=self.timeout_s,
+            credentials=credentials,
+            api_key=self.api_key,
+            plaintext_api_key=self.plaintext_api_key,
+            metadata=self.metadata,
         )

@@ -27,6 +27,7 @@ from drawdown_server.app import open_stores
 from drawdown_server.config import Config
 from drawdown_server.dev.audit import collect, differences, wait_until_expired, wait_until_recorded
 from drawdown_server.dev.gateway import Gateway, UnansweredError
+from drawdown_server.dev.key import dev_key
 from drawdown_server.dev.plan import ASSETS, Plan, make_plan
 from drawdown_server.dev.server import DrawdownProcess
 from drawdown_server.dev.stack import EmbeddedStack, EmbeddedStackError
@@ -116,13 +117,16 @@ async def run_on_a_fresh_stack(directory: Path, plan: Plan, concurrency: int) ->
             valkey_url=stack.valkey_url,
             postgres_url=stack.postgres_url,
             hold_token_keys=stack.hold_token_keys,
+            identity="keys",
+            api_key_pepper=stack.api_key_pepper,
             flusher=True,
             ttl_default_ms=300_000,
         )
         await migrate(config.postgres_url)
+        api_key = await dev_key(config, directory)
         async with (
             DrawdownProcess(directory / "server", config) as server,
-            drawdown.AsyncClient(server.url, timeout_s=CALL_TIMEOUT_S) as client,
+            drawdown.AsyncClient(server.url, timeout_s=CALL_TIMEOUT_S, api_key=api_key) as client,
         ):
             watch.lap("start")
             gateway = Gateway(client, plan, concurrency=concurrency)

@@ -14,9 +14,9 @@ DEMO_USD_UNITS: Final = 100 * 10**USD_SCALE
 DEMO_TOKENS: Final = 1_000_000
 
 
-async def seed(target: str) -> None:
+async def seed(target: str, api_key: str) -> None:
     """Create the demo assets and wallet through the API; doing it again changes nothing."""
-    async with drawdown.AsyncClient(target, timeout_s=SEED_TIMEOUT_S) as client:
+    async with drawdown.AsyncClient(target, timeout_s=SEED_TIMEOUT_S, api_key=api_key) as client:
         await client.create_asset(asset="USD", scale=USD_SCALE, display_name="US dollar")
         await client.create_asset(asset="MODEL_TOKENS", scale=0, display_name="Model tokens")
         await client.create_wallet(wallet_id=DEMO_WALLET, display_name="Demo")

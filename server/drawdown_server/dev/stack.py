@@ -22,6 +22,8 @@ __all__ = ["EmbeddedStack", "EmbeddedStackError"]
 DATABASE: Final = "drawdown"
 TOKEN_KEY_FILE: Final = "hold-token-key"  # noqa: S105  # no password
 """In the data directory: it must be there as long as the holds that it signs."""
+PEPPER_FILE: Final = "api-key-pepper"
+"""In the data directory: it must be there as long as the API keys in the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class EmbeddedStack:
     """Of the database ``drawdown``, which exists and is empty at first."""
     hold_token_keys: str
     """The setting of a server on this stack, so that it signs its holds."""
+    api_key_pepper: str
+    """The setting of a server on this stack, so that it knows its API keys."""
 
     @classmethod
     @asynccontextmanager
@@ -69,7 +73,14 @@ class EmbeddedStack:
                 PostgresProcess(data_dir / "postgres", postgres_port, fsync=fsync, inherit=inherit) as postgres,
             ):
                 postgres_url = await postgres.create_database(DATABASE)
-                yield cls(valkey, postgres, valkey.url, postgres_url, token_key(data_dir))
+                yield cls(
+                    valkey,
+                    postgres,
+                    valkey.url,
+                    postgres_url,
+                    kept_key(data_dir / TOKEN_KEY_FILE),
+                    kept_key(data_dir / PEPPER_FILE),
+                )
         finally:
             lock.release()
 
@@ -82,16 +93,15 @@ def claim(data_dir: Path, *, fresh: bool) -> DirectoryLock:
         for kept in ("valkey", "postgres") if fresh else ():
             if (data_dir / kept).exists():
                 shutil.rmtree(data_dir / kept)
-        if fresh:
-            (data_dir / TOKEN_KEY_FILE).unlink(missing_ok=True)
+        for kept in (TOKEN_KEY_FILE, PEPPER_FILE) if fresh else ():
+            (data_dir / kept).unlink(missing_ok=True)
     except OSError as error:
         raise EmbeddedStackError(f"data directory {data_dir} cannot be used: {error}") from error
     return lock
 
 
-def token_key(data_dir: Path) -> str:
-    """The key of a data directory, made on its first use, readable by its owner alone."""
-    path = data_dir / TOKEN_KEY_FILE
+def kept_key(path: Path) -> str:
+    """The key in a file, made on its first use, readable by its owner alone."""
     path.touch(mode=0o600)
     key = path.read_text()
     if not key:
