@@ -44,6 +44,7 @@ from drawdown._exceptions import (
 )
 from drawdown._hold import AsyncHoldContext, HoldContext
 from drawdown._keys import ApiKey, ApiKeyResult, ApiKeySecret, WalletToken
+from drawdown._operations import Authorize, Charge, Commit, Extend, Operation, OperationResult, Refund, Release
 from drawdown._sync import Client
 from drawdown._types import (
     Amount,
@@ -86,13 +87,16 @@ __all__ = [
     "AsyncClient",
     "AsyncHoldContext",
     "Authorization",
+    "Authorize",
     "Balance",
     "Cap",
     "CapMode",
     "CapStatus",
     "CapWindow",
+    "Charge",
     "ChargeResult",
     "Client",
+    "Commit",
     "CommitResult",
     "DeadlineExceededError",
     "Decision",
@@ -105,6 +109,7 @@ __all__ = [
     "ErrorReason",
     "ExceedsHoldError",
     "ExpiryAction",
+    "Extend",
     "Extension",
     "Grant",
     "GrantBalance",
@@ -122,12 +127,16 @@ __all__ = [
     "InternalError",
     "InvalidRequestError",
     "NotFoundError",
+    "Operation",
+    "OperationResult",
     "OveragePolicy",
     "Page",
     "PermissionDeniedError",
     "PreconditionError",
     "RateLimitedError",
+    "Refund",
     "RefundResult",
+    "Release",
     "ReleaseResult",
     "Scope",
     "UnauthenticatedError",

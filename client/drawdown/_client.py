@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from drawdown import _keys, _requests, _responses, _rpcs
+from drawdown import _keys, _operations, _requests, _responses, _rpcs
 from drawdown._channel import (
     CHANNEL_OPTIONS,
     CLOSED,
@@ -34,12 +34,14 @@ from drawdown._paging import next_token
 from drawdown._status import to_exception
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
     from drawdown._enums import Scope
+    from drawdown._exceptions import DrawdownError
     from drawdown._keys import ApiKey, ApiKeyResult, WalletToken
+    from drawdown._operations import Operation, OperationResult
     from drawdown._rpcs import Rpc
     from drawdown._types import (
         Amounts,
@@ -302,6 +304,24 @@ class AsyncClient:
         )
         timeout_s = self._settings.timeout_waiting(timeout_s, wait_for_ledger_s)
         return await self._call(_rpcs.REFUND, request, timeout_s)
+
+    async def batch(
+        self, *, operations: Sequence[Operation], timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> list[OperationResult | DrawdownError]:
+        """Up to 256 operations in one message: the results, in order; of one that failed, its exception, not raised.
+
+        Each operation is denied or fails by itself, as if it had been called alone. Those of one wallet take effect in
+        order, those of different wallets at once. The client repeats a batch that was lost as a whole, but no single
+        operation that failed as unavailable: send that again, as the same object.
+
+        Args:
+            operations: ``drawdown.Authorize(...)``, ``Commit``, ``Release``, ``Extend``, ``Charge``, ``Refund``.
+            timeout_s: Deadline of the whole batch in seconds; the client's own begins after the longest wait for the
+                ledger.
+        """
+        request = _operations.request_of(operations)
+        timeout_s = self._settings.timeout_waiting(timeout_s, _operations.wait_s(operations))
+        return _operations.results_of(operations, await self._call(_rpcs.BATCH, request, timeout_s))
 
     async def force_release(
         self, *, wallet_id: str, hold_id: str, reason: str, timeout_s: Timeout = USE_CLIENT_DEFAULT

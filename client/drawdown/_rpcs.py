@@ -225,6 +225,11 @@ REFUND: Final[Rpc[authorization_service_pb2.RefundRequest, RefundResult]] = _rpc
     authorization_service_pb2.RefundResponse,
     _responses.refund,
 )
+BATCH: Final[Rpc[authorization_service_pb2.BatchRequest, bytes]] = Rpc(
+    "/drawdown.v1.AuthorizationService/Batch",
+    authorization_service_pb2.BatchRequest,
+    bytes,  # the client reads it together with the operations of the request
+)
 FORCE_RELEASE: Final[Rpc[authorization_service_pb2.ForceReleaseRequest, ReleaseResult]] = _rpc(
     "AuthorizationService/ForceRelease",
     authorization_service_pb2.ForceReleaseRequest,

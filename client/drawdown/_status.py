@@ -1,10 +1,11 @@
-"""From a gRPC status to an exception of ours: reads the google.rpc.Status in the trailing metadata."""
+"""From a gRPC status to an exception of ours: reads the google.rpc.Status."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
+import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
@@ -23,8 +24,6 @@ from drawdown._exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import grpc
-
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _REASON_PREFIX: Final = "ERROR_REASON_"
 
@@ -39,14 +38,26 @@ class _Details:
     retry_delay_s: float | None = None
 
 
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
 def to_exception(error: grpc.RpcError) -> DrawdownError:
     """The exception that a caller of ours sees for gRPC's."""
-    code = error.code()
-    details = _read_details(error)
+    return _exception(error.code(), error.details() or "", _read_details(error))
+
+
+def from_status(status: status_pb2.Status) -> DrawdownError:
+    """The exception for an operation of a batch that failed."""
+    details = _Details()
+    _read_status(status, details)
+    return _exception(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, details)
+
+
+def _exception(code: grpc.StatusCode, message: str, details: _Details) -> DrawdownError:
     kind = BY_CODE.get(code, InternalError)
     if kind is PreconditionError:
         kind = BY_REASON.get(details.reason, kind)
-    result = kind(error.details() or code.name, code=code, reason=details.reason, metadata=details.metadata)
+    result = kind(message or code.name, code=code, reason=details.reason, metadata=details.metadata)
     if isinstance(result, InvalidRequestError):
         result.violations = tuple(details.violations)
     if isinstance(result, UnavailableError | RateLimitedError):
@@ -60,17 +71,17 @@ def _read_details(error: grpc.RpcError) -> _Details:
     for key, value in cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()):
         if key == _DETAILS_KEY and isinstance(value, bytes):
             try:
-                _read_status(value, details)
+                _read_status(status_pb2.Status.FromString(value), details)
             except DecodeError:  # from a proxy, perhaps; the code and the message still stand
                 return details
     return details
 
 
-def _read_status(data: bytes, details: _Details) -> None:
+def _read_status(status: status_pb2.Status, details: _Details) -> None:
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
     retry_info = error_details_pb2.RetryInfo()
-    for detail in status_pb2.Status.FromString(data).details:
+    for detail in status.details:
         if detail.Unpack(info):
             details.reason = str(info.reason).removeprefix(_REASON_PREFIX)
             details.metadata = dict(info.metadata)

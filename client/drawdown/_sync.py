@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from drawdown import _keys, _requests, _responses, _rpcs
+from drawdown import _keys, _operations, _requests, _responses, _rpcs
 from drawdown._channel import (
     CHANNEL_OPTIONS,
     CLOSED,
@@ -33,12 +33,14 @@ from drawdown._paging import next_token
 from drawdown._status import to_exception
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
     from drawdown._enums import Scope
+    from drawdown._exceptions import DrawdownError
     from drawdown._keys import ApiKey, ApiKeyResult, WalletToken
+    from drawdown._operations import Operation, OperationResult
     from drawdown._rpcs import Rpc
     from drawdown._types import (
         Amounts,
@@ -250,6 +252,17 @@ class Client:
         )
         timeout_s = self._settings.timeout_waiting(timeout_s, wait_for_ledger_s)
         return self._call(_rpcs.REFUND, request, timeout_s)
+
+    def batch(
+        self, *, operations: Sequence[Operation], timeout_s: Timeout = USE_CLIENT_DEFAULT
+    ) -> list[OperationResult | DrawdownError]:
+        """Up to 256 operations in one message: the results, in order; of one that failed, its exception, not raised.
+
+        The parameters are explained at ``AsyncClient.batch``.
+        """
+        request = _operations.request_of(operations)
+        timeout_s = self._settings.timeout_waiting(timeout_s, _operations.wait_s(operations))
+        return _operations.results_of(operations, self._call(_rpcs.BATCH, request, timeout_s))
 
     def force_release(
         self, *, wallet_id: str, hold_id: str, reason: str, timeout_s: Timeout = USE_CLIENT_DEFAULT

@@ -32,9 +32,10 @@ from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.rpc.admission import Admission
 from drawdown_server.rpc.assets import AssetService
-from drawdown_server.rpc.authorization import AuthorizationService, HoldLimits
+from drawdown_server.rpc.authorization import HoldLimits
 from drawdown_server.rpc.calls import CallRecorder
 from drawdown_server.rpc.caps import CapService
+from drawdown_server.rpc.carriers import CarryingService
 from drawdown_server.rpc.draining import end_calls
 from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.health import Health
@@ -163,8 +164,8 @@ def build_server(
         ),
     )
     Services(
-        authorization=AuthorizationService(
-            stores.holds, stores.ledger, assets, limits, token_keys(config), stores.confirmations
+        authorization=CarryingService(
+            calls, stores.holds, stores.ledger, assets, limits, token_keys(config), stores.confirmations
         ),
         assets=AssetService(admin, stores.ledger),
         wallets=WalletService(admin, stores.ledger),

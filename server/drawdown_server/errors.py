@@ -36,6 +36,7 @@ class ErrorReason(StrEnum):
     LEDGER_BACKLOG = "ERROR_REASON_LEDGER_BACKLOG"
     OVERLOADED = "ERROR_REASON_OVERLOADED"
     RATE_LIMITED = "ERROR_REASON_RATE_LIMITED"
+    REQUEST_TOO_LARGE = "ERROR_REASON_REQUEST_TOO_LARGE"
     DEADLINE_EXCEEDED = "ERROR_REASON_DEADLINE_EXCEEDED"
     NOT_IMPLEMENTED = "ERROR_REASON_NOT_IMPLEMENTED"
     TOTAL_BELOW_DEBITED = "ERROR_REASON_TOTAL_BELOW_DEBITED"
@@ -73,6 +74,7 @@ CODES: Final[dict[ErrorReason, grpc.StatusCode]] = {
     ErrorReason.LEDGER_BACKLOG: grpc.StatusCode.UNAVAILABLE,
     ErrorReason.OVERLOADED: grpc.StatusCode.UNAVAILABLE,
     ErrorReason.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorReason.REQUEST_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ErrorReason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorReason.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
     ErrorReason.TOTAL_BELOW_DEBITED: grpc.StatusCode.FAILED_PRECONDITION,
@@ -153,6 +155,13 @@ class TryLaterError(DrawdownError):
     def __init__(self, reason: ErrorReason, message: str, *, retry_ms: int, **metadata: str) -> None:
         super().__init__(reason, message, **metadata)
         self.retry_ms = retry_ms
+
+
+def request_too_large(bytes_max: int) -> DrawdownError:
+    """The error for a request that has more bytes than any that is within the rules."""
+    return DrawdownError(
+        ErrorReason.REQUEST_TOO_LARGE, f"the request has more than {bytes_max} bytes", bytes_max=str(bytes_max)
+    )
 
 
 class ConfigurationError(Exception):

@@ -134,6 +134,18 @@ STORES_NOTHING: Final = {"CreateWalletToken"}
 """Neither reads by its name nor changes anything."""
 
 
+CARRIERS: Final = {"Batch"}
+"""RPCs that carry calls of the others: what these do, they do."""
+
+
+def batch(wallet_id: str) -> pb.BatchRequest:
+    """One of each call that a batch may carry."""
+    carried = pb.Operation.DESCRIPTOR.fields_by_name
+    return pb.BatchRequest(
+        operations=[pb.Operation(**{name: MUTATIONS[name.capitalize()].request(wallet_id)}) for name in carried]
+    )
+
+
 def methods() -> dict[str, MethodDescriptor]:
     """Every RPC of the API by name."""
     return {

@@ -10,7 +10,7 @@ import pytest
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import types_pb2
-from faults.mutations import MUTATIONS, STORES_NOTHING, WITHOUT_A_WALLET, anonymous, methods, prepared, story
+from faults.mutations import CARRIERS, MUTATIONS, STORES_NOTHING, WITHOUT_A_WALLET, anonymous, methods, prepared, story
 from integration.server import authorize_request, duration, run_server
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ async def answers(servers: tuple[Rpc, Rpc], request: Message) -> list[Any]:
 
 async def test_every_rpc_that_changes_something_is_tried() -> None:
     changing = {name for name in methods() if not name.startswith(READS)} - STORES_NOTHING
-    assert changing == {name.partition(".")[0] for name in MUTATIONS} | WITHOUT_A_WALLET
+    assert changing == {name.partition(".")[0] for name in MUTATIONS} | WITHOUT_A_WALLET | CARRIERS
 
 
 async def test_a_hundred_copies_have_one_effect_and_one_answer(server: Server, shared_config: Config) -> None:

@@ -23,7 +23,7 @@ from drawdown.v1 import key_service_pb2 as key_pb
 from drawdown.v1 import ledger_service_pb2 as ledger_pb
 from drawdown.v1 import types_pb2
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
-from faults.mutations import MUTATIONS, WITHOUT_A_WALLET, cap, methods, story, told
+from faults.mutations import MUTATIONS, WITHOUT_A_WALLET, batch, cap, methods, story, told
 from integration.audit import open_audit
 from integration.credentials import create_key, with_keys
 from integration.server import Rpc, Server, authorize_request, pages, run_server, settings
@@ -51,7 +51,7 @@ READS: Final[dict[str, Callable[[str], Message]]] = {
 }
 OF_THE_TENANT: Final = {"GetAsset", "ListAssets", "ListWallets", "ListApiKeys"} | WITHOUT_A_WALLET
 """RPCs that name no wallet."""
-REQUESTS: Final = READS | {name: mutation.request for name, mutation in MUTATIONS.items()}
+REQUESTS: Final = READS | {name: mutation.request for name, mutation in MUTATIONS.items()} | {"Batch": batch}
 MAKES_ITS_OWN: Final = {"CreateWallet"}
 ANSWERS_A_SECRET: Final = {"CreateWalletToken"}
 """Another one each time: it has a test of its own."""

@@ -93,6 +93,14 @@ MESSAGE_CHARS_MAX = 4096
 Change = dict[str, Any]
 Row = tuple[Any, tuple[str, ...], str]
 
+OPERATIONS_MAX = 256
+
+
+def operations() -> list[pb.Operation]:
+    """One of each kind."""
+    return [pb.Operation(**{name: BASE[name.capitalize()]()}) for name in pb.Operation.DESCRIPTOR.fields_by_name]
+
+
 BASE: dict[str, Callable[[], Any]] = {
     "Authorize": lambda: authorize_request(WALLET, "new", USD=5),
     "Commit": lambda: commit_request(WALLET, HOLD, USD=5),
@@ -100,6 +108,7 @@ BASE: dict[str, Callable[[], Any]] = {
     "Extend": lambda: pb.ExtendRequest(wallet_id=WALLET, hold_id=HOLD, ttl=duration(60), amounts=amounts(USD=20)),
     "Charge": lambda: pb.ChargeRequest(wallet_id=WALLET, charge_id="new", amounts=amounts(USD=5)),
     "Refund": lambda: pb.RefundRequest(wallet_id=WALLET, hold_id="settled", refund_id="new", amounts=amounts(USD=5)),
+    "Batch": lambda: pb.BatchRequest(operations=operations()),
     "ForceRelease": lambda: pb.ForceReleaseRequest(wallet_id=WALLET, hold_id=HOLD, reason="because"),
     "GetHold": lambda: pb.GetHoldRequest(wallet_id=WALLET, hold_id=HOLD),
     "ListHolds": lambda: pb.ListHoldsRequest(wallet_id=WALLET),
@@ -280,6 +289,9 @@ def hold_rows() -> Iterator[tuple[str, Row]]:
     for rpc, field in (("Authorize", "overage_policy"), ("Charge", "overage_policy"), ("Authorize", "expiry_action")):
         for number in (UNKNOWN_ENUM, -1):
             yield f"{rpc} {field} {number}", (changed(rpc, **{field: number}), (field,), "INVALID_FIELD")
+    many = [pb.Operation(release=pb.ReleaseRequest(wallet_id=WALLET, hold_id=HOLD))] * (OPERATIONS_MAX + 1)
+    yield "Batch 257 operations", (pb.BatchRequest(operations=many), ("operations",), "INVALID_FIELD")
+    yield "Batch no operations", (pb.BatchRequest(), ("operations",), "INVALID_FIELD")
     yield "ForceRelease no reason", (changed("ForceRelease", reason=""), ("reason",), "INVALID_FIELD")
     everything = pb.ExtendRequest(ttl=duration(0), amounts=[types_pb2.Amount(asset="x", units=0, min_units=1)])
     fields = ("wallet_id", "hold_id", "ttl", "amounts[0].asset", "amounts[0].units", "amounts[0].min_units")

@@ -17,7 +17,7 @@ from drawdown.v1 import balance_service_pb2 as balance_pb
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
 from drawdown_server.rpc.admission import OVERLOADED_RETRY_MS
 from drawdown_server.rpc.statuses import PUSHBACK
-from drawdown_server.rpc.transport import MESSAGE_BYTES_MAX, METADATA_BYTES_MAX
+from drawdown_server.rpc.transport import CARRIER_BYTES_MAX, METADATA_BYTES_MAX, OPERATION_BYTES_MAX
 from integration.server import authorize_request, commit_request, failure_of, open_channel, run_server, until
 
 if TYPE_CHECKING:
@@ -133,9 +133,11 @@ async def test_a_caller_above_its_rate_is_told_when_to_come_again_and_may_still_
 async def test_a_message_or_metadata_beyond_the_limits_is_refused_and_the_connection_goes_on(config: Config) -> None:
     async with run_server(config) as server:
         wallet = await server.wallet(USD=10)
-        large = pb.AuthorizeRequest(wallet_id=wallet, hold_id="x" * (MESSAGE_BYTES_MAX + 1))
-        failure = await server.failure(large)
-        assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for bytes_max, reason in ((OPERATION_BYTES_MAX, "REQUEST_TOO_LARGE"), (CARRIER_BYTES_MAX, "")):
+            large = pb.AuthorizeRequest(wallet_id=wallet, hold_id="x" * bytes_max)
+            failure = await server.failure(large)
+            assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert failure.reason == reason  # gRPC itself refuses what is larger than any message of ours
         much = (("x-noise", "x" * (2 * METADATA_BYTES_MAX)),)
         call = server.method("GetBalance")(balance_pb.GetBalanceRequest(wallet_id=wallet), metadata=much, timeout=10)
         assert (await failure_of(call)).code is grpc.StatusCode.RESOURCE_EXHAUSTED

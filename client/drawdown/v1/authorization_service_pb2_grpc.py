@@ -66,6 +66,11 @@ class AuthorizationServiceStub(object):
                 request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.RefundRequest.SerializeToString,
                 response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.RefundResponse.FromString,
                 _registered_method=True)
+        self.Batch = channel.unary_unary(
+                '/drawdown.v1.AuthorizationService/Batch',
+                request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.BatchRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.BatchResponse.FromString,
+                _registered_method=True)
         self.ForceRelease = channel.unary_unary(
                 '/drawdown.v1.AuthorizationService/ForceRelease',
                 request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ForceReleaseRequest.SerializeToString,
@@ -135,6 +140,16 @@ class AuthorizationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Batch(self, request, context):
+        """Up to 256 operations in one message, each as if it had been sent alone: it succeeds, is denied or fails by itself, has
+        its own line in the log and counts as one call. Operations of one wallet take effect in the order of the message, so
+        a hold may be authorized and committed in one Batch; those of different wallets run at once. The deadline, the
+        credential and the trace are the Batch's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForceRelease(self, request, context):
         """Operators: gives back what a stuck hold holds. The hold counts as expired, so its usage can still be committed.
         """
@@ -188,6 +203,11 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     servicer.Refund,
                     request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.RefundRequest.FromString,
                     response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.RefundResponse.SerializeToString,
+            ),
+            'Batch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Batch,
+                    request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.BatchRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.BatchResponse.SerializeToString,
             ),
             'ForceRelease': grpc.unary_unary_rpc_method_handler(
                     servicer.ForceRelease,
@@ -369,6 +389,33 @@ class AuthorizationService(object):
             '/drawdown.v1.AuthorizationService/Refund',
             drawdown_dot_v1_dot_authorization__service__pb2.RefundRequest.SerializeToString,
             drawdown_dot_v1_dot_authorization__service__pb2.RefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Batch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drawdown.v1.AuthorizationService/Batch',
+            drawdown_dot_v1_dot_authorization__service__pb2.BatchRequest.SerializeToString,
+            drawdown_dot_v1_dot_authorization__service__pb2.BatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

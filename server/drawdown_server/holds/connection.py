@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 import structlog
 from redis.asyncio.connection import parse_url
 
-from drawdown_server import deadline
+from drawdown_server import deadline, turns
 from drawdown_server.errors import ConfigurationError, DrawdownError, StoreUnavailableError
 from drawdown_server.holds.abandoned import AbandonedCalls
 from drawdown_server.holds.socket import Socket, pack
@@ -151,7 +151,9 @@ class PipelinedConnection:
             room.release()
             raise
         assert self._socket is not None  # noqa: S101  # _connected says so
-        return await self._socket.send(command, packed, room)
+        reply = self._socket.send(command, packed, room)
+        turns.pass_on()
+        return await reply
 
     @property
     def run_id(self) -> str:

@@ -2,8 +2,9 @@
 
 What is said is in ``calls.py``.
 
-Around each unary call it sets the caller, turns a ``DrawdownError`` into a gRPC status with ``google.rpc`` details, and
-everything else into INTERNAL with the whole story in the log and nothing of it in the answer.
+Around each call, and around each operation that another call carries (``operations.py``), it sets the caller, and turns
+everything but a ``DrawdownError`` into INTERNAL with the whole story in the log and nothing of it in the answer. A
+``DrawdownError`` becomes a gRPC status with ``google.rpc`` details.
 
 gRPC cancels a handler when the caller's deadline is over or the caller has gone. A call of the data plane has its
 effect in one script, whatever else it asks before; a script that was sent runs, and ``holds/abandoned.py`` tells its
@@ -30,17 +31,21 @@ from drawdown_server.errors import (
     InvalidRequestError,
     StoreUnavailableError,
     Violation,
+    request_too_large,
 )
 from drawdown_server.identity.caller import set_caller
 from drawdown_server.identity.scopes import check_method, check_wallet
 from drawdown_server.rpc.statuses import Ending
+from drawdown_server.rpc.transport import CARRIER_BYTES_MAX, OPERATION_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from drawdown_server.identity.credentials import Credentials
     from drawdown_server.rpc.admission import Admission
     from drawdown_server.rpc.calls import CallRecorder
+
+    Metadata = Iterable[tuple[str, str | bytes]] | None
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +54,15 @@ OWN_SERVICES: Final = "/drawdown.v1."
 
 DATA_PLANE: Final = ".AuthorizationService"
 READING: Final = ("Get", "List")
+CARRIERS: Final = frozenset({"drawdown.v1.AuthorizationService/Batch"})
+"""Methods that carry operations, each of which counts as a call: they themselves count as none."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+
+if TYPE_CHECKING:
+    Handle = Callable[[_Request, "CallContext"], Coroutine[object, object, _Response]]
+    """Does a call; may be any method of a service of ours."""
 
 
 class CallContext(Protocol):
@@ -153,45 +164,89 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if handler.unary_unary is None or not method.startswith(OWN_SERVICES):
             return handler
         # The stubs describe the blocking server here; ours is grpc.aio's.
-        inner = cast("Callable[[_Request, CallContext], Coroutine[object, object, _Response]]", handler.unary_unary)
+        inner = cast("Handle[_Request, _Response]", handler.unary_unary)
         deserialize = cast("Callable[[bytes], _Request]", handler.request_deserializer)
-        goes_on = is_administration(method)
+        goes_on, is_carrier = is_administration(method), method[1:] in CARRIERS
+        bytes_max = CARRIER_BYTES_MAX if is_carrier else OPERATION_BYTES_MAX
+
+        async def handle(request: _Request, context: CallContext) -> _Response:
+            handling = inner(request, context)
+            return await (self._to_its_end(method, handling) if goes_on else handling)
 
         async def call(raw: bytes, context: CallContext) -> _Response:
-            metadata = handler_call_details.invocation_metadata
-            told = self._recorder.begin(method[1:], metadata)
-            self._enter()
             try:
-                self._check_not_draining()
-                self._admission.check_load(told.method, self._in_flight)
-                deadline.begin(context.time_remaining())
-                told.caller = caller = await self._credentials.caller(metadata, context)
-                self._admission.check_rate(told.method, caller.tenant_id, caller.principal)
-                check_method(caller, told.method)
-                set_caller(caller)
-                told.request = request = _parsed(raw, deserialize)
-                check_wallet(caller, getattr(request, "wallet_id", ""))
-                handling = inner(request, context)
-                return told.answered(await (self._to_its_end(method, handling) if goes_on else handling))
+                return await self.run(
+                    method[1:],
+                    handler_call_details.invocation_metadata,
+                    context,
+                    context.time_remaining(),
+                    lambda: _parsed(raw, deserialize, bytes_max),
+                    handle,
+                )
             except DrawdownError as error:
-                failure = told.failed(error)
-            except NotImplementedError:
-                failure = told.failed(DrawdownError(ErrorReason.NOT_IMPLEMENTED, f"{method} is not implemented"))
-            except Exception:
-                log.exception("rpc.failed", method=method)
-                failure = told.failed(DrawdownError(ErrorReason.INTERNAL, "internal error"))
-            finally:
-                self._leave()
-                told.end()
+                failure = error
             await context.abort_with_status(Ending(failure))
             raise AssertionError("abort_with_status always raises")
 
-        # Bytes arrive as they are: gRPC's own answer to those that are no message tells the parser's text.
+        # Bytes arrive as they are: gRPC's own answer to those that are no message tells the parser's text. A carrier's
+        # answer is made of those of its operations, and leaves as bytes.
         return grpc.unary_unary_rpc_method_handler(
             cast("Callable[[_Request, grpc.ServicerContext], _Response]", call),
             request_deserializer=None,
-            response_serializer=handler.response_serializer,
+            response_serializer=None if is_carrier else handler.response_serializer,
         )
+
+    async def run(
+        self,
+        method: str,
+        metadata: Metadata,
+        context: CallContext,
+        time_left_s: float | None,
+        parse: Callable[[], _Request],
+        handle: Handle[_Request, _Response],
+    ) -> _Response:
+        """All that happens around one call, or one operation that a call carries.
+
+        Args:
+            method: Full name without the leading slash.
+            metadata: With the credential and the trace.
+            context: Of the call that brought it.
+            time_left_s: For how long its caller waits; None = for ever.
+            parse: Its request.
+            handle: Does it.
+
+        Raises:
+            DrawdownError: How it failed, whatever went wrong.
+        """
+        counts = method not in CARRIERS
+        told = self._recorder.begin(method, metadata)
+        if counts:
+            self._enter()
+        try:
+            self._check_not_draining()
+            if counts:
+                self._admission.check_load(method, self._in_flight)
+            deadline.begin(time_left_s)
+            told.caller = caller = await self._credentials.caller(metadata, context)
+            if counts:
+                self._admission.check_rate(method, caller.tenant_id, caller.principal)
+            check_method(caller, method)
+            set_caller(caller)
+            told.request = request = parse()
+            check_wallet(caller, getattr(request, "wallet_id", ""))
+            return told.answered(await handle(request, context))
+        except DrawdownError as error:
+            failure = told.failed(error)
+        except NotImplementedError:
+            failure = told.failed(DrawdownError(ErrorReason.NOT_IMPLEMENTED, f"/{method} is not implemented"))
+        except Exception:
+            log.exception("rpc.failed", method=f"/{method}")
+            failure = told.failed(DrawdownError(ErrorReason.INTERNAL, "internal error"))
+        finally:
+            if counts:
+                self._leave()
+            told.end()
+        raise failure
 
 
 def is_administration(method: str) -> bool:
@@ -200,7 +255,9 @@ def is_administration(method: str) -> bool:
     return not service.endswith(DATA_PLANE) and not name.startswith(READING)
 
 
-def _parsed(raw: bytes, deserialize: Callable[[bytes], _Request]) -> _Request:
+def _parsed(raw: bytes, deserialize: Callable[[bytes], _Request], bytes_max: int) -> _Request:
+    if len(raw) > bytes_max:
+        raise request_too_large(bytes_max)
     try:
         return deserialize(raw)
     except DecodeError:

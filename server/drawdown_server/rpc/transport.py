@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-MESSAGE_BYTES_MAX: Final = 64 * 1024
-"""Largest request: an Authorize with every field at its limit has about 40 KiB."""
+OPERATION_BYTES_MAX: Final = 64 * 1024
+"""Largest request, by itself or as one of a Batch: an Authorize with every field at its limit has about 40 KiB."""
+CARRIER_BYTES_MAX: Final = 1024 * 1024
+"""Largest message of operations: 256 of them with 4 KiB each, ten times what they usually have. gRPC reads no more."""
 METADATA_BYTES_MAX: Final = 16 * 1024
 STREAMS_MAX: Final = 256
 """Calls at once on one connection: the answers that wait in memory for a client that does not read. A client with more
@@ -24,7 +26,7 @@ CONNECTION_GRACE_MS: Final = 60_000
 are the longest (30 s). Then streams such as Watch are ended; who follows one has a new connection by then."""
 
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", CARRIER_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.max_concurrent_streams", STREAMS_MAX),
     # Off: with it, two of three calls of a client with more than these at once were refused (measured with 700). It
