@@ -96,9 +96,12 @@ Row = tuple[Any, tuple[str, ...], str]
 OPERATIONS_MAX = 256
 
 
-def operations() -> list[pb.Operation]:
+def operations(wallet_id: str = WALLET) -> list[pb.Operation]:
     """One of each kind."""
-    return [pb.Operation(**{name: BASE[name.capitalize()]()}) for name in pb.Operation.DESCRIPTOR.fields_by_name]
+    found = [pb.Operation(**{name: BASE[name.capitalize()]()}) for name in pb.Operation.DESCRIPTOR.fields_by_name]
+    for operation in found:
+        getattr(operation, operation.WhichOneof("operation")).wallet_id = wallet_id  # type: ignore[arg-type]
+    return found
 
 
 BASE: dict[str, Callable[[], Any]] = {
@@ -525,6 +528,11 @@ async def test_the_requests_that_the_rows_begin_with_are_valid(server: Server, r
         await server.authorize(wallet, "settled", USD=5)
         await server.commit(wallet, "settled", USD=5)
         await server.call(changed(rpc, wallet_id=wallet))
+        await server.assert_conserved(wallet)
+    elif rpc == "Batch":
+        wallet = await server.wallet(USD=40)
+        replies = await server.call(pb.BatchRequest(operations=operations(wallet)))
+        assert replies.results[0].authorize.decision == pb.DECISION_APPROVED
         await server.assert_conserved(wallet)
     elif not rpc.startswith(("Get", "List")):
         own = await server.wallet(USD=10)
