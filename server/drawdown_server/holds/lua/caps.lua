@@ -2,14 +2,14 @@
 --
 -- A cap is {subject, asset, window, limit, mode}: subject "" is the whole wallet, "key:sk_1" exactly that one,
 -- "key:*" every subject of that prefix which has no exact cap of the same asset and window (the longest prefix wins).
--- They are stored as a request looks for them: by asset, {{[subject] = {window, limit, mode, and so on, narrow windows
--- first}}, the subjects that end in "*", the longest first}.
+-- They are kept as one text, a record after the other, in the order in which a request looks for them: narrow windows
+-- first, and of one window the closest cap first.
 --
 -- A counter is a field of one hash per wallet, "subject|asset|WINDOW|period" with the request's own subject: units
 -- held and debited in that period. A new period is a new field, so nothing has to be reset. A hold remembers its
 -- counters, so headroom goes back to the window it came from.
 
-local WINDOWS = { 'PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME' }
+local CAP = '<ssBBd' -- subject, asset, window, mode, limit; no zero bytes in the texts
 local NO_CAPS = {}
 local MINUTE_MS, HOUR_MS, DAY_MS = 60000, 3600000, 86400000
 local WEEK_DAYS = 7
@@ -61,21 +61,24 @@ local function period_of(window, now)
   return 0, 0
 end
 
--- The caps of a wallet, as they are stored.
+-- The caps of a wallet by asset, in the order in which a request looks for them.
 local function caps_of(wallet)
   if not wallet.caps then
-    local packed = wallet.has_caps and redis.call('HGET', wallet.keys[WALLET], 'caps')
-    wallet.caps = packed and cmsgpack.unpack(packed) or {}
-  end
-  return wallet.caps
-end
-
-local function window_rank(window)
-  for rank, name in ipairs(WINDOWS) do
-    if name == window then
-      return rank
+    wallet.caps_text = wallet.caps_text or wallet.has_caps and redis.call('HGET', wallet.keys[WALLET], 'caps') or ''
+    wallet.caps = {}
+    local place = 1
+    while place <= #wallet.caps_text do
+      local subject, code, window, mode, limit, next_place = struct.unpack(CAP, wallet.caps_text, place)
+      local caps = wallet.caps[code] or {}
+      wallet.caps[code] = caps
+      caps[#caps + 1] = {
+        subject = subject, asset = code, window = WORDS[window], limit = limit, mode = WORDS[mode],
+        prefix = subject:match('^(.*)%*$'),
+      }
+      place = next_place
     end
   end
+  return wallet.caps
 end
 
 local function cap_before(a, b)
@@ -84,17 +87,29 @@ local function cap_before(a, b)
   elseif a.asset ~= b.asset then
     return text_before(a.asset, b.asset)
   end
-  return window_rank(a.window) < window_rank(b.window)
+  return WORDS[a.window] < WORDS[b.window]
+end
+
+local function asked_before(a, b)
+  local a_is_default, b_is_default = a.subject:sub(-1) == '*', b.subject:sub(-1) == '*'
+  if a.window ~= b.window then
+    return WORDS[a.window] < WORDS[b.window]
+  elseif a_is_default ~= b_is_default then
+    return b_is_default
+  elseif #a.subject ~= #b.subject then
+    return #a.subject > #b.subject
+  end
+  return cap_before(a, b)
 end
 
 -- All caps of a wallet, by subject, asset and window.
 local function list_caps(wallet)
   local list = {}
-  for code, of_asset in pairs(caps_of(wallet)) do
-    for subject, caps in pairs(of_asset[1]) do
-      for i = 1, #caps, 3 do
-        list[#list + 1] = { subject = subject, asset = code, window = caps[i], limit = caps[i + 1], mode = caps[i + 2] }
-      end
+  for _, caps in pairs(caps_of(wallet)) do
+    for _, cap in ipairs(caps) do
+      list[#list + 1] = {
+        subject = cap.subject, asset = cap.asset, window = cap.window, limit = cap.limit, mode = cap.mode,
+      }
     end
   end
   table.sort(list, cap_before)
@@ -103,22 +118,15 @@ end
 
 -- From now on the wallet has these caps.
 local function keep_caps(wallet, list)
-  table.sort(list, cap_before)
-  wallet.has_caps = #list > 0
-  wallet.caps = {}
-  for _, cap in ipairs(list) do
-    local of_asset, subject = wallet.caps[cap.asset] or { {}, {} }, cap.subject
-    local by_subject, defaults = of_asset[1], of_asset[2]
-    wallet.caps[cap.asset] = of_asset
-    if not by_subject[subject] and subject:sub(-1) == '*' then
-      insert_sorted(defaults, subject, function(a, b) return #a > #b end)
-    end
-    local caps = by_subject[subject] or {}
-    by_subject[subject] = caps
-    caps[#caps + 1], caps[#caps + 2], caps[#caps + 3] = cap.window, cap.limit, cap.mode
+  local records = {}
+  table.sort(list, asked_before)
+  for i, cap in ipairs(list) do
+    records[i] = struct.pack(CAP, cap.subject, cap.asset, WORDS[cap.window], WORDS[cap.mode], cap.limit)
   end
+  wallet.caps, wallet.caps_text = nil, table.concat(records)
+  wallet.has_caps = #list > 0
   if wallet.has_caps then
-    queue(wallet, 'HSET', wallet.keys[WALLET], 'caps', cmsgpack.pack(wallet.caps))
+    queue(wallet, 'HSET', wallet.keys[WALLET], 'caps', wallet.caps_text)
   else
     queue(wallet, 'HDEL', wallet.keys[WALLET], 'caps')
   end
@@ -144,48 +152,34 @@ local function counter_name(wallet, subject, code, window)
   return subject .. '|' .. code .. '|' .. window .. '|' .. period
 end
 
--- Finds the caps of `pattern` for a subject and an asset, for windows that have no closer one.
-local function find_caps(wallet, by_window, subject, code, pattern)
-  local caps = caps_of(wallet)[code][1][pattern] or NO_CAPS
-  for i = 1, #caps, 3 do
-    local window = caps[i]
-    by_window[window] = by_window[window] or {
-      subject = subject, asset = code, pattern = pattern, window = window, limit = caps[i + 1], mode = caps[i + 2],
-      counter = counter_name(wallet, subject, code, window),
-    }
-  end
+-- Whether a cap is for a subject: its own one, or a default of its prefix. The whole wallet ("") has no defaults.
+local function covers(cap, subject)
+  return cap.subject == subject
+    or (cap.prefix and subject ~= '' and subject:sub(1, #cap.prefix) == cap.prefix)
 end
 
--- Adds the caps that apply to a subject and an asset.
-local function meet(wallet, met, subject, code)
-  local of_asset, by_window = caps_of(wallet)[code], {}
-  if not of_asset then
-    return
-  end
-  find_caps(wallet, by_window, subject, code, subject)
-  if subject ~= '' then
-    for _, default in ipairs(of_asset[2]) do
-      if subject:sub(1, #default - 1) .. '*' == default then
-        find_caps(wallet, by_window, subject, code, default)
-      end
+-- Adds those of an asset's caps that apply to a subject: of each window the closest.
+local function meet(wallet, met, subject, caps)
+  local window
+  for _, cap in ipairs(caps) do
+    if cap.window ~= window and covers(cap, subject) then
+      window = cap.window
+      met[#met + 1] = { cap = cap, subject = subject, counter = counter_name(wallet, subject, cap.asset, window) }
     end
   end
-  for _, window in ipairs(next(by_window) and WINDOWS or NO_CAPS) do
-    met[#met + 1] = by_window[window]
-  end
 end
 
--- Every cap that a request of these subjects meets for `amounts` ({asset}): {subject, asset, pattern (the cap's own
--- subject), window, limit, mode, counter}. The whole wallet first, then subject by subject, asset by asset, narrow
--- windows first. Their counters are read.
+-- Every cap that a request of these subjects meets for `amounts` ({asset}): {cap, subject (of the request), counter}.
+-- The whole wallet first, then subject by subject, asset by asset, narrow windows first. Their counters are read.
 local function caps_met(wallet, subjects, amounts)
   local met, counters = {}, {}
   if not wallet.has_caps then
     return met
   end
+  local caps = caps_of(wallet)
   for i = 0, #subjects do
     for _, amount in ipairs(amounts) do
-      meet(wallet, met, subjects[i] or '', amount.asset)
+      meet(wallet, met, subjects[i] or '', caps[amount.asset] or NO_CAPS)
     end
   end
   for _, one in ipairs(met) do
@@ -196,10 +190,11 @@ local function caps_met(wallet, subjects, amounts)
 end
 
 local function cap_status(wallet, met, used)
-  local _, reset_ms = period_of(met.window, wallet.now)
+  local cap = met.cap
+  local _, reset_ms = period_of(cap.window, wallet.now)
   return {
-    cap = met.pattern, subject = met.subject, asset = met.asset, window = met.window, limit = met.limit, used = used,
-    mode = met.mode, reset_ms = reset_ms,
+    cap = cap.subject, subject = met.subject, asset = cap.asset, window = cap.window, limit = cap.limit, used = used,
+    mode = cap.mode, reset_ms = reset_ms,
   }
 end
 
@@ -208,12 +203,12 @@ end
 local function check_caps(wallet, met, amounts)
   local observed = {}
   for _, one in ipairs(met) do
-    local amount, used = find_amount(amounts, one.asset), units_used(wallet, one)
+    local amount, used = find_amount(amounts, one.cap.asset), units_used(wallet, one)
     if not one.counter then
       used = amount.reserved or 0 -- a raise is part of the request that it raises
     end
-    if used + amount.units > one.limit then
-      if one.mode == 'ENFORCE' then
+    if used + amount.units > one.cap.limit then
+      if one.cap.mode == 'ENFORCE' then
         return cap_status(wallet, one, used), observed
       end
       observed[#observed + 1] = cap_status(wallet, one, used)
@@ -226,8 +221,8 @@ end
 local function cap_headroom(wallet, subjects, code)
   local headroom = UNITS_MAX
   for _, met in ipairs(caps_met(wallet, subjects, { { asset = code } })) do
-    if met.mode == 'ENFORCE' then
-      headroom = math.min(headroom, met.limit - units_used(wallet, met))
+    if met.cap.mode == 'ENFORCE' then
+      headroom = math.min(headroom, met.cap.limit - units_used(wallet, met))
     end
   end
   return headroom
@@ -237,7 +232,7 @@ end
 local function counters_for(met, code)
   local counters = {}
   for _, one in ipairs(met) do
-    if one.asset == code then
+    if one.cap.asset == code then
       counters[#counters + 1] = one.counter
     end
   end

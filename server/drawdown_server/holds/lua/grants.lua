@@ -64,9 +64,9 @@ local function insert_sorted(grants, grant, before)
   table.insert(grants, place, grant)
 end
 
--- The grant at a place in the stack, of which the rest may not be read yet.
+-- The grant at a place in the stack, at most one after what is read of it.
 local function grant_at(wallet, code, asset, place)
-  if place > #asset.grants then
+  if place > #asset.grants and not read_grant(asset) then
     read_rest(wallet, code, asset)
   end
   return asset.grants[place]
@@ -112,9 +112,10 @@ local function expire_grants(wallet, code, asset)
 end
 
 -- Drops grants with nothing left: they are history, and the ledger keeps them. And plans when time next changes
--- something by itself: a grant becomes effective, or free units expire.
+-- something by itself: a grant becomes effective, or free units expire. While grants of the head are unread that is no
+-- later than it was.
 local function drop_and_plan(wallet, asset)
-  local live, next_ms = {}, asset.rest_ms
+  local live, next_ms = {}, has_unread_head(asset) and asset.next_ms or asset.rest_ms
   if asset.scheduled and asset.scheduled[1] then
     next_ms = begins_ms(asset.scheduled[1])
   end
@@ -159,8 +160,8 @@ end
 
 local function new_asset(wallet, code)
   local asset = {
-    free = 0, pinned = 0, debt = 0, overdraft_limit = 0, overdraft_held = 0, next_ms = 0, grants = {}, rest_units = 0,
-    rest_ms = 0, has_rest = false, scheduled = {},
+    free = 0, pinned = 0, debt = 0, overdraft_limit = 0, overdraft_held = 0, next_ms = 0, grants = {}, head = '',
+    head_place = 1, unread_units = 0, rest_ms = 0, has_rest = false, scheduled = {},
   }
   wallet.assets[code] = asset
   return asset
@@ -317,7 +318,7 @@ local function balance_of(wallet, code, with_grants)
   if with_grants then
     read_rest(wallet, code, asset)
   end
-  local settled, grants, scheduled = asset.rest_units - asset.debt, {}, {}
+  local settled, grants, scheduled = asset.unread_units - asset.debt, {}, {}
   local function describe(grant)
     return {
       grant_id = grant[ID], free = grant[FREE], pinned = grant[PINNED], priority = grant[PRIORITY],

@@ -91,10 +91,20 @@ local function answer(reply)
   return cmsgpack.pack(reply)
 end
 
+-- What is kept says these words by their place in this list: a new one comes last.
+local WORDS = {
+  'HELD', 'COMMITTED', 'RELEASED', 'EXPIRED', 'RELEASE', 'COMMIT_FULL', 'REJECT', 'CHARGE_AVAILABLE', 'CHARGE_FULL',
+  'PURCHASE', 'PROMOTION', 'TOP_UP', 'REFUND', 'ADJUSTMENT', 'ENFORCE', 'OBSERVE',
+  'PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME',
+}
+for place = 1, #WORDS do
+  WORDS[WORDS[place]] = place
+end
+
 -- Wallet hash: `head` = {state, sequence, change number, due, loaded, has caps, when its last event was appended,
 -- format}, `caps` = the caps if there are any, and the assets.
 
-local FORMAT = 1 -- of everything that is kept of a wallet: with another number, other versions of the scripts refuse it
+local FORMAT = 2 -- of everything that is kept of a wallet: with another number, other versions of the scripts refuse it
 
 local function new_wallet(keys, request, now)
   return {
@@ -204,10 +214,10 @@ local function keep_counters(wallet)
   for i, counter in ipairs(counters) do
     local before, change = wallet.counters[counter], wallet.counted[counter]
     if math.max(before, before + change) > UNITS_MAX then
-      queue(wallet, 'HINCRBY', wallet.keys[CAPS], counter, string.format('%d', change))
+      queue(wallet, 'HINCRBY', wallet.keys[CAPS], counter, change)
     else
       fields[#fields + 1] = counter
-      fields[#fields + 1] = string.format('%d', before + change)
+      fields[#fields + 1] = before + change
     end
     if #fields == 2 * COUNTERS_AT_ONCE or (i == #counters and #fields > 0) then
       queue(wallet, 'HSET', wallet.keys[CAPS], unpack(fields))
@@ -217,9 +227,10 @@ local function keep_counters(wallet)
 end
 
 -- An asset is two fields of the wallet hash: `USD` has its numbers and the head of its stack, which is all that most
--- calls need; `USD+`, if there is more, has {the rest of the stack, scheduled grants}. `rest_units` are the units in
--- the rest, and at `rest_ms` time next changes something there. Once the rest is read, `grants` is the whole stack and
--- `scheduled` is there.
+-- calls need; `USD+`, if there is more, has the rest of the stack and the scheduled grants, in which time next changes
+-- something at `rest_ms`. Of the head too a call unpacks only the grants that it needs: `grants` are the first of the
+-- stack, up to `head_place` in the text `head`, and `unread_units` are the units of all the others. Once the rest is
+-- read, `grants` is the whole stack and `scheduled` is there.
 
 -- Grants with free units in the head of a stack. Those before them whose units are all pinned are in the head too: most
 -- calls find free units there until these are used up. A stack of at most twice as many is all head: reading a field
@@ -236,12 +247,52 @@ local function begins_ms(grant)
   return math.max(1, grant[EFFECTIVE])
 end
 
+-- Grants are kept as one text, a record after the other: id (which has no zero byte), free, pinned, priority,
+-- expire_ms, source, effective_ms, create_ms, voided.
+local GRANT = '<sddi4I6BI6I6B'
+
+local function pack_grants(grants)
+  local records = {}
+  for i, g in ipairs(grants) do
+    records[i] = struct.pack(
+      GRANT, g[ID], g[FREE], g[PINNED], g[PRIORITY], g[EXPIRE], WORDS[g[SOURCE]], g[EFFECTIVE], g[CREATE],
+      g[VOIDED] and 1 or 0
+    )
+  end
+  return table.concat(records)
+end
+
+-- Adds the grant at a place of a text to a list. Returns it, and the place of the next one.
+local function unpack_grant(grants, text, place)
+  local id, free, pinned, priority, expire_ms, source, effective_ms, create_ms, voided, next_place =
+    struct.unpack(GRANT, text, place)
+  local grant = { id, free, pinned, priority, expire_ms, WORDS[source], effective_ms, create_ms, voided == 1 }
+  grants[#grants + 1] = grant
+  return grant, next_place
+end
+
+local function has_unread_head(asset)
+  return asset.head_place <= #asset.head
+end
+
+-- Reads one more grant of the head, if there is one.
+local function read_grant(asset)
+  if has_unread_head(asset) then
+    local grant, next_place = unpack_grant(asset.grants, asset.head, asset.head_place)
+    asset.head_place = next_place
+    asset.unread_units = asset.unread_units - grant[FREE] - grant[PINNED]
+    return true
+  end
+  return false
+end
+
 local function unpack_asset(packed)
-  local a = cmsgpack.unpack(packed)
-  local has_rest = a[8] > 0 or a[9] > 0
+  local free, pinned, debt, overdraft_limit, overdraft_held, next_ms, units, has_rest, rest_ms, head =
+    cmsgpack.unpack(packed)
   return {
-    free = a[1], pinned = a[2], debt = a[3], overdraft_limit = a[4], overdraft_held = a[5], next_ms = a[6],
-    grants = a[7], rest_units = a[8], rest_ms = a[9], has_rest = has_rest, scheduled = not has_rest and {} or nil,
+    free = free, pinned = pinned, debt = debt, overdraft_limit = overdraft_limit, overdraft_held = overdraft_held,
+    next_ms = next_ms, grants = {}, head = head, head_place = 1, unread_units = units, rest_ms = rest_ms,
+    has_rest = has_rest, scheduled = not has_rest and {} or nil,
   }
 end
 
@@ -260,26 +311,29 @@ local function read_assets(wallet, amounts)
   end
 end
 
+-- Reads all that there is of an asset.
 local function read_rest(wallet, code, asset)
+  while read_grant(asset) do end
   if not asset.scheduled then
-    local rest = cmsgpack.unpack(redis.call('HGET', wallet.keys[WALLET], code .. REST))
-    for _, grant in ipairs(rest[1]) do
-      asset.grants[#asset.grants + 1] = grant
+    local rest, scheduled = cmsgpack.unpack(redis.call('HGET', wallet.keys[WALLET], code .. REST))
+    asset.head, asset.head_place = rest, 1
+    while read_grant(asset) do end
+    asset.scheduled, asset.rest_ms = {}, 0
+    local place = 1
+    while place <= #scheduled do
+      place = select(2, unpack_grant(asset.scheduled, scheduled, place))
     end
-    asset.scheduled = rest[2]
-    asset.rest_units = 0
-    asset.rest_ms = 0
   end
 end
 
--- Parts a whole stack again. Returns the rest; nil if there is none.
+-- Parts a whole stack again. Returns the rest, packed; nil if there is none.
 local function cut_rest(asset)
   local rest, free_grants, is_long = {}, 0, #asset.grants > 2 * HEAD_GRANTS
   for place, grant in ipairs(asset.grants) do
     if is_long and free_grants == HEAD_GRANTS then
       rest[#rest + 1] = grant
       asset.grants[place] = nil
-      asset.rest_units = asset.rest_units + grant[FREE] + grant[PINNED]
+      asset.unread_units = asset.unread_units + grant[FREE] + grant[PINNED]
       asset.rest_ms = sooner(asset.rest_ms, grant[FREE] > 0 and grant[EXPIRE] or 0)
     elseif grant[FREE] > 0 then
       free_grants = free_grants + 1
@@ -288,28 +342,37 @@ local function cut_rest(asset)
   if asset.scheduled[1] then
     asset.rest_ms = sooner(asset.rest_ms, begins_ms(asset.scheduled[1]))
   end
-  return (#rest > 0 or asset.scheduled[1]) and { rest, asset.scheduled } or nil
+  return (#rest > 0 or asset.scheduled[1]) and cmsgpack.pack(pack_grants(rest), pack_grants(asset.scheduled)) or nil
 end
 
-local function pack_asset(asset)
+local function pack_asset(asset, has_rest)
+  local units = asset.unread_units
+  for _, grant in ipairs(asset.grants) do
+    units = units + grant[FREE] + grant[PINNED]
+  end
   checked(asset.free + asset.pinned) -- all of it may become free again
-  return cmsgpack.pack({
+  return cmsgpack.pack(
     checked(asset.free), checked(asset.pinned), checked(asset.debt), asset.overdraft_limit,
-    checked(asset.overdraft_held), asset.next_ms, asset.grants, asset.rest_units, asset.rest_ms,
-  })
+    checked(asset.overdraft_held), asset.next_ms, units, has_rest, asset.rest_ms,
+    pack_grants(asset.grants) .. asset.head:sub(asset.head_place)
+  )
 end
 
 -- Adds a changed asset to the fields to write.
 local function add_asset(wallet, fields, code, asset)
-  local rest = asset.scheduled and cut_rest(asset)
-  if rest then
-    fields[#fields + 1] = code .. REST
-    fields[#fields + 1] = cmsgpack.pack(rest)
-  elseif asset.scheduled and asset.has_rest then
-    queue(wallet, 'HDEL', wallet.keys[WALLET], code .. REST)
+  local has_rest = asset.has_rest
+  if asset.scheduled and not has_unread_head(asset) then
+    local rest = cut_rest(asset)
+    if rest then
+      fields[#fields + 1] = code .. REST
+      fields[#fields + 1] = rest
+    elseif has_rest then
+      queue(wallet, 'HDEL', wallet.keys[WALLET], code .. REST)
+    end
+    has_rest = rest ~= nil
   end
   fields[#fields + 1] = code
-  fields[#fields + 1] = pack_asset(asset)
+  fields[#fields + 1] = pack_asset(asset, has_rest)
 end
 
 local function save(wallet)
