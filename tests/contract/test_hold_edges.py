@@ -279,7 +279,7 @@ async def test_two_versions_of_the_library_serve_the_same_wallet(stage: Stage) -
 
 async def test_scripts_of_another_format_refuse_a_wallet_and_leave_it_as_it_is(stage: Stage) -> None:
     sources = read_sources()
-    other = {**sources, "store.lua": sources["store.lua"].replace("local FORMAT = 1", "local FORMAT = 2")}
+    other = {**sources, "store.lua": sources["store.lua"].replace("local FORMAT = 2", "local FORMAT = 3")}
     assert other != sources
     await load_library(stage.client, build_library(other))
     wallet = await stage.wallet(USD=10)

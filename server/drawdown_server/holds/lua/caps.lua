@@ -73,7 +73,7 @@ local function caps_of(wallet)
       wallet.caps[code] = caps
       caps[#caps + 1] = {
         subject = subject, asset = code, window = WORDS[window], limit = limit, mode = WORDS[mode],
-        prefix = subject:match('^(.*)%*$'),
+        prefix = subject:sub(-1) == '*' and subject:sub(1, -2),
       }
       place = next_place
     end
@@ -158,13 +158,15 @@ local function covers(cap, subject)
     or (cap.prefix and subject ~= '' and subject:sub(1, #cap.prefix) == cap.prefix)
 end
 
--- Adds those of an asset's caps that apply to a subject: of each window the closest.
-local function meet(wallet, met, subject, caps)
+-- Adds those of an asset's caps that apply to a subject, of each window the closest, and their counters.
+local function meet(wallet, met, counters, subject, caps)
   local window
   for _, cap in ipairs(caps) do
     if cap.window ~= window and covers(cap, subject) then
       window = cap.window
-      met[#met + 1] = { cap = cap, subject = subject, counter = counter_name(wallet, subject, cap.asset, window) }
+      local counter = counter_name(wallet, subject, cap.asset, window)
+      met[#met + 1] = { cap = cap, subject = subject, counter = counter }
+      counters[#counters + 1] = counter
     end
   end
 end
@@ -179,11 +181,8 @@ local function caps_met(wallet, subjects, amounts)
   local caps = caps_of(wallet)
   for i = 0, #subjects do
     for _, amount in ipairs(amounts) do
-      meet(wallet, met, subjects[i] or '', caps[amount.asset] or NO_CAPS)
+      meet(wallet, met, counters, subjects[i] or '', caps[amount.asset] or NO_CAPS)
     end
-  end
-  for _, one in ipairs(met) do
-    counters[#counters + 1] = one.counter
   end
   read_counters(wallet, counters)
   return met

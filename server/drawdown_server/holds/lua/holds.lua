@@ -16,13 +16,13 @@ local function pack_hold(hold)
   local amounts = {}
   for i, a in ipairs(hold.amounts) do
     amounts[i] = {
-      a.asset, a.authorized, a.held, a.debited, a.uncollected, a.refunded, a.overage_policy, a.pins, a.debits,
+      a.asset, a.authorized, a.held, a.debited, a.uncollected, a.refunded, WORDS[a.overage_policy], a.pins, a.debits,
       a.counts,
     }
   end
   return cmsgpack.pack({
-    hold.state, hold.fingerprint, hold.create_ms, hold.expire_ms, hold.settle_ms, hold.expiry_action, amounts,
-    hold.subjects, hold.labels, hold.late, hold.wallet_sequence, hold.way, hold.refunds,
+    hold.state, hold.fingerprint, hold.create_ms, hold.expire_ms, hold.settle_ms, WORDS[hold.expiry_action],
+    amounts, hold.subjects, hold.labels, hold.late, hold.wallet_sequence, hold.way, hold.refunds,
   })
 end
 
@@ -31,13 +31,13 @@ local function unpack_hold(hold_id, packed)
   for i, a in ipairs(h[7]) do
     amounts[i] = {
       asset = a[1], authorized = a[2], held = a[3], debited = a[4], uncollected = a[5], refunded = a[6],
-      overage_policy = a[7], pins = a[8], debits = a[9], counts = a[10],
+      overage_policy = WORDS[a[7]], pins = a[8], debits = a[9], counts = a[10],
     }
   end
   return {
     hold_id = hold_id, state = h[1], fingerprint = h[2], create_ms = h[3], expire_ms = h[4], settle_ms = h[5],
-    expiry_action = h[6], amounts = amounts, subjects = h[8], labels = h[9], late = h[10], wallet_sequence = h[11],
-    way = h[12], refunds = h[13],
+    expiry_action = WORDS[h[6]], amounts = amounts, subjects = h[8], labels = h[9], late = h[10],
+    wallet_sequence = h[11], way = h[12], refunds = h[13],
   }
 end
 

@@ -93,7 +93,7 @@ end
 
 -- What is kept says these words by their place in this list: a new one comes last.
 local WORDS = {
-  'HELD', 'COMMITTED', 'RELEASED', 'EXPIRED', 'RELEASE', 'COMMIT_FULL', 'REJECT', 'CHARGE_AVAILABLE', 'CHARGE_FULL',
+  'RELEASE', 'COMMIT_FULL', 'REJECT', 'CHARGE_AVAILABLE', 'CHARGE_FULL',
   'PURCHASE', 'PROMOTION', 'TOP_UP', 'REFUND', 'ADJUSTMENT', 'ENFORCE', 'OBSERVE',
   'PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME',
 }
