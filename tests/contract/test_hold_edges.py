@@ -277,9 +277,10 @@ async def test_two_versions_of_the_library_serve_the_same_wallet(stage: Stage) -
     assert await wallet.available("USD") == 7
 
 
-async def test_scripts_of_another_format_refuse_a_wallet_and_leave_it_as_it_is(stage: Stage) -> None:
+@pytest.mark.parametrize("number", [1, 3], ids=["an older one", "a newer one"])
+async def test_scripts_of_another_format_refuse_a_wallet_and_leave_it_as_it_is(stage: Stage, number: int) -> None:
     sources = read_sources()
-    other = {**sources, "store.lua": sources["store.lua"].replace("local FORMAT = 2", "local FORMAT = 3")}
+    other = {**sources, "store.lua": sources["store.lua"].replace("local FORMAT = 2", f"local FORMAT = {number}")}
     assert other != sources
     await load_library(stage.client, build_library(other))
     wallet = await stage.wallet(USD=10)

@@ -202,7 +202,7 @@ class PackedAmount(msgspec.Struct, array_like=True):
     debited: int
     uncollected: int
     refunded: int
-    policy: str
+    policy: int
     pins: list[RecordedDebit]
     debits: list[RecordedDebit]
     counts: list[tuple[list[str], int, int]]
@@ -216,7 +216,7 @@ class PackedHold(msgspec.Struct, array_like=True):
     create_ms: int
     expire_ms: int
     settle_ms: int
-    action: str
+    action: int
     amounts: list[PackedAmount]
     subjects: list[str]
     labels: str

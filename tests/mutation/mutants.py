@@ -160,13 +160,29 @@ MUTANTS: Final = (
         "      table.insert(grants, place, grant)\n",
     ),
     # --- the rest of a stack
-    Mutant("the rest is no money", "grants.lua", "asset.rest_units - asset.debt", "-asset.debt"),
+    Mutant("what is not read is no money", "grants.lua", "asset.unread_units - asset.debt", "-asset.debt"),
+    Mutant(
+        "what is read counts twice",
+        "store.lua",
+        "    asset.unread_units = asset.unread_units - grant[FREE] - grant[PINNED]\n",
+        "",
+    ),
+    Mutant("grants that no call needed are lost", "store.lua", " .. asset.head:sub(asset.head_place)", ""),
+    Mutant("grants that a call needed are kept twice", "store.lua", "asset.head:sub(asset.head_place)", "asset.head"),
+    Mutant(
+        "an expiry that is not read is not planned",
+        "grants.lua",
+        "has_unread_head(asset) and asset.next_ms or asset.rest_ms",
+        "asset.rest_ms",
+    ),
+    Mutant("a void is forgotten", "store.lua", "g[VOIDED] and 1 or 0", "0"),
+    Mutant("the rest is forgotten", "store.lua", "has_rest = rest ~= nil", "has_rest = false"),
     Mutant("time stands still in the rest", "grants.lua", "  read_rest(wallet, code, asset)\n  repeat", "  repeat"),
     Mutant("an expiry in the rest is not planned", "store.lua", "grant[FREE] > 0 and grant[EXPIRE] or 0)", "0)"),
     Mutant(
         "a start in the rest is not planned",
         "store.lua",
-        "sooner(asset.rest_ms, asset.scheduled[1][EFFECTIVE])",
+        "sooner(asset.rest_ms, begins_ms(asset.scheduled[1]))",
         "asset.rest_ms",
     ),
     Mutant(
@@ -175,10 +191,8 @@ MUTANTS: Final = (
     Mutant(
         "units of the rest that are spent come back",
         "store.lua",
-        "    fields[#fields + 1] = code .. REST\n    fields[#fields + 1] = cmsgpack.pack(rest)\n",
-        "    if not asset.has_rest then\n"
-        "      table.insert(fields, code .. REST) table.insert(fields, cmsgpack.pack(rest))\n"
-        "    end\n",
+        "      fields[#fields + 1] = code .. REST\n      fields[#fields + 1] = rest\n",
+        "      if not has_rest then table.insert(fields, code .. REST) table.insert(fields, rest) end\n",
     ),
     # --- changes
     Mutant(
@@ -431,37 +445,37 @@ MUTANTS: Final = (
     Mutant(
         "caps are off by one",
         "caps.lua",
-        "used + amount.units > one.limit",
-        "used + amount.units > one.limit + 1",
+        "used + amount.units > one.cap.limit",
+        "used + amount.units > one.cap.limit + 1",
     ),
-    Mutant("OBSERVE denies", "caps.lua", "      if one.mode == 'ENFORCE' then\n", "      if true then\n"),
-    Mutant("ENFORCE observes", "caps.lua", "      if one.mode == 'ENFORCE' then\n", "      if false then\n"),
-    Mutant("the shortest prefix wins", "caps.lua", "return #a > #b", "return #a < #b"),
+    Mutant("OBSERVE denies", "caps.lua", "      if one.cap.mode == 'ENFORCE' then\n", "      if true then\n"),
+    Mutant("ENFORCE observes", "caps.lua", "      if one.cap.mode == 'ENFORCE' then\n", "      if false then\n"),
+    Mutant("the shortest prefix wins", "caps.lua", "return #a.subject > #b.subject", "return #a.subject < #b.subject"),
     Mutant(
         "a default overrides the subject's own cap",
         "caps.lua",
-        "by_window[window] = by_window[window] or {",
-        "by_window[window] = {",
+        "    return b_is_default\n",
+        "    return a_is_default\n",
     ),
     Mutant(
         "a prefix cap covers the whole wallet",
         "caps.lua",
-        "  if subject ~= '' then\n    for _, default",
-        "  if true then\n    for _, default",
+        "cap.prefix and subject ~= '' and",
+        "cap.prefix and",
     ),
     Mutant(
         "subjects of a prefix share one counter",
         "caps.lua",
         "counter = counter_name(wallet, subject,",
-        "counter = counter_name(wallet, pattern,",
+        "counter = counter_name(wallet, cap.subject,",
     ),
     Mutant("the whole wallet is asked last", "caps.lua", "for i = 0, #subjects do", "for i = 1, #subjects + 1 do"),
     Mutant("headroom of this script is not seen", "caps.lua", " + (wallet.counted[counter] or 0),", ","),
     Mutant(
         "counters forget what was counted before",
         "store.lua",
-        "string.format('%d', before + change)",
-        "string.format('%d', change)",
+        "      fields[#fields + 1] = before + change\n",
+        "      fields[#fields + 1] = change\n",
     ),
     Mutant(
         "counters are not exact beyond 2^53",
@@ -477,9 +491,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "wide windows are asked first",
-        "caps.lua",
-        "{ 'PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME' }",
-        "{ 'LIFETIME', 'MONTH', 'WEEK', 'DAY', 'HOUR', 'MINUTE', 'PER_REQUEST' }",
+        "store.lua",
+        "'PER_REQUEST', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME',",
+        "'LIFETIME', 'MONTH', 'WEEK', 'DAY', 'HOUR', 'MINUTE', 'PER_REQUEST',",
     ),
     Mutant("weeks begin on Sunday", "caps.lua", "local EPOCH_WEEKDAY = 3", "local EPOCH_WEEKDAY = 4"),
     Mutant(

@@ -8,6 +8,7 @@ from importlib.resources import files
 import pytest
 
 from drawdown_server.holds.library import PARTS, build_library, read_sources
+from drawdown_server.holds.model import CapMode, CapWindow, ExpiryAction, GrantSource, OveragePolicy
 
 SETTLING = {"commit", "release", "extend_ttl", "refund", "sweep", "evict"}
 READING = {"read_wallet", "read_hold", "read_caps", "list_holds"}
@@ -52,3 +53,11 @@ def test_no_verb_writes_by_itself(part: str) -> None:
     if part == "evict.lua":
         allowed |= {"DEL", "ZREM"}  # the last thing it does, and neither can fail
     assert set(calls) <= allowed
+
+
+def test_every_word_that_is_kept_as_a_number_has_its_own() -> None:
+    listed = re.search(r"^local WORDS = \{(.*?)^\}", read_sources()["store.lua"], re.MULTILINE | re.DOTALL)
+    assert listed
+    words = re.findall(r"'(\w+)'", listed[1])
+    kept = [word for kind in (CapMode, CapWindow, ExpiryAction, GrantSource, OveragePolicy) for word in kind]
+    assert sorted(words) == sorted(kept)

@@ -64,11 +64,11 @@ end
 -- The caps of a wallet by asset, in the order in which a request looks for them.
 local function caps_of(wallet)
   if not wallet.caps then
-    wallet.caps_text = wallet.caps_text or wallet.has_caps and redis.call('HGET', wallet.keys[WALLET], 'caps') or ''
-    wallet.caps = {}
+    local text = wallet.caps_text or (wallet.has_caps and redis.call('HGET', wallet.keys[WALLET], 'caps')) or ''
     local place = 1
-    while place <= #wallet.caps_text do
-      local subject, code, window, mode, limit, next_place = struct.unpack(CAP, wallet.caps_text, place)
+    wallet.caps = {}
+    while place <= #text do
+      local subject, code, window, mode, limit, next_place = struct.unpack(CAP, text, place)
       local caps = wallet.caps[code] or {}
       wallet.caps[code] = caps
       caps[#caps + 1] = {

@@ -247,8 +247,8 @@ local function begins_ms(grant)
   return math.max(1, grant[EFFECTIVE])
 end
 
--- Grants are kept as one text, a record after the other: id (which has no zero byte), free, pinned, priority,
--- expire_ms, source, effective_ms, create_ms, voided.
+-- Grants are kept as one text, a record after the other: id (it has no zero byte), free, pinned, priority, expire_ms,
+-- source, effective_ms, create_ms, voided. A time has 6 bytes, enough until the year 10889.
 local GRANT = '<sddi4I6BI6I6B'
 
 local function pack_grants(grants)
@@ -262,13 +262,13 @@ local function pack_grants(grants)
   return table.concat(records)
 end
 
--- Adds the grant at a place of a text to a list. Returns it, and the place of the next one.
+-- Adds the grant at a place of a text to a list. Returns the place of the next one, and the grant.
 local function unpack_grant(grants, text, place)
   local id, free, pinned, priority, expire_ms, source, effective_ms, create_ms, voided, next_place =
     struct.unpack(GRANT, text, place)
   local grant = { id, free, pinned, priority, expire_ms, WORDS[source], effective_ms, create_ms, voided == 1 }
   grants[#grants + 1] = grant
-  return grant, next_place
+  return next_place, grant
 end
 
 local function has_unread_head(asset)
@@ -278,7 +278,7 @@ end
 -- Reads one more grant of the head, if there is one.
 local function read_grant(asset)
   if has_unread_head(asset) then
-    local grant, next_place = unpack_grant(asset.grants, asset.head, asset.head_place)
+    local next_place, grant = unpack_grant(asset.grants, asset.head, asset.head_place)
     asset.head_place = next_place
     asset.unread_units = asset.unread_units - grant[FREE] - grant[PINNED]
     return true
@@ -321,7 +321,7 @@ local function read_rest(wallet, code, asset)
     asset.scheduled, asset.rest_ms = {}, 0
     local place = 1
     while place <= #scheduled do
-      place = select(2, unpack_grant(asset.scheduled, scheduled, place))
+      place = unpack_grant(asset.scheduled, scheduled, place)
     end
   end
 end
