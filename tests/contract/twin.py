@@ -271,7 +271,7 @@ def virtual_library(sources: dict[str, str] | None = None) -> Library:
     """
     sources = dict(sources or read_sources())
     head_is = re.compile(r"(?<=^local HEAD_GRANTS = )\d+", re.MULTILINE)
-    sources["store.lua"], found = head_is.subn("1", sources["store.lua"])
+    sources["assets.lua"], found = head_is.subn("1", sources["assets.lua"])
     assert found == 1
     head, body = "local function recorded_until(wallet)", "  return function() return wallet ~= nil end"
     return clock_library(_replaced(sources, "sweep.lua", head, body))

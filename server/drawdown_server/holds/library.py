@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PARTS: Final = (
     "store.lua",
+    "assets.lua",
+    "verbs.lua",
     "grants.lua",
     "caps.lua",
     "holds.lua",
