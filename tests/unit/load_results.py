@@ -46,7 +46,7 @@ def recording_of(
     recording = Recording(ZERO_NS, SECOND_NS // 2)
     for number, took_ms in enumerate(milliseconds):
         due_ns = ZERO_NS + number * every_ms * MS
-        recording.begin(due_ns)
+        recording.begin(due_ns, 0)
         recording.end(call, due_ns, due_ns + took_ms * MS, outcome)
     return recording
 

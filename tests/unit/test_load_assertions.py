@@ -7,6 +7,7 @@ import re
 import pytest
 
 from drawdown.load.assertions import AssertionSyntaxError, parse
+from drawdown.load.histogram import Histogram
 from drawdown.load.recording import Call, Outcome
 from unit.load_results import recording_of, result_of
 
@@ -18,6 +19,7 @@ RECORDING.merge(recording_of([5] * 2, call=Call.COMMIT, outcome=Outcome.FAILED))
 RECORDING.denials[Call.COMMIT, "CAP_EXCEEDED"] = 1
 RECORDING.errors[Call.COMMIT, "UNAVAILABLE", ""] = 2
 RECORDING.unsent = 3
+RECORDING.start_lag = Histogram()
 for lag_ms in (0, 0, 0, 6):
     RECORDING.start_lag.add(lag_ms * 1_000_000)
 RESULT = result_of(RECORDING)

@@ -12,7 +12,7 @@ def noted(calls: list[tuple[int, int, Call, Outcome]]) -> Recording:
     recording = Recording(ZERO_NS, SECOND_NS)
     for due_ms, took_ms, call, outcome in calls:
         due_ns = ZERO_NS + due_ms * MS
-        recording.begin(due_ns)
+        recording.begin(due_ns, 0)
         recording.end(call, due_ns, due_ns + took_ms * MS, outcome)
         recording.debited["USD"] += took_ms
         if outcome is Outcome.FAILED and due_ms >= 0:

@@ -116,12 +116,12 @@ class _Process:
 
     async def _send(self, client: drawdown.AsyncClient, zero_ns: int) -> None:
         plan = self._plan
-        traffic = Traffic(client, plan, self._process, Recording(zero_ns, round(plan.interval_s * NS)))
+        traffic = Traffic(client, plan, self._process, Recording(zero_ns, round(plan.interval_s * NS)), self._stop)
         gc.collect()
         gc.freeze()  # what is here stays; the collector must not look through it between two calls
         ticking = asyncio.create_task(self._tick(traffic), name="ticking")
         began_s, began_cpu_s = time.monotonic(), time.process_time()
-        await traffic.run(self._stop)
+        await traffic.run()
         cpu_share = (time.process_time() - began_cpu_s) / max(1e-9, time.monotonic() - began_s)
         await traffic.settle()
         ticking.cancel()

@@ -69,7 +69,7 @@ class Recording:
     replayed: Counter[Call] = field(default_factory=Counter)
     """First sends that were answered as a repetition: the transport had sent them again after a lost answer."""
     start_lag: Histogram = field(default_factory=Histogram)
-    """How late the generator itself began each request of an open loop: after its time, with a free place in flight."""
+    """How late the generator itself began each request: after its time, although there was a free place in flight."""
     loop_lag: Histogram = field(default_factory=Histogram)
     """How late timers of the generator fired."""
     held_back: int = 0
@@ -85,10 +85,11 @@ class Recording:
     unsettled: Counter[str] = field(default_factory=Counter)
     """Holds that could not be settled at the end, by why."""
 
-    def begin(self, due_ns: int) -> None:
-        """Notes that a request began."""
+    def begin(self, due_ns: int, lag_ns: int) -> None:
+        """Notes that a request began, and how late by the generator's own fault."""
         if due_ns >= self.zero_ns:
             self._at(due_ns).begun += 1
+            self.start_lag.add(lag_ns)
 
     def end(self, call: Call, due_ns: int, ended_ns: int, outcome: Outcome) -> None:
         """Notes that a call ended; its latency is from when it was due."""

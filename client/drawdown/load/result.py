@@ -143,7 +143,7 @@ class Result:
 
     @property
     def late_start_percent(self) -> float:
-        """Requests of an open loop, in percent, that the generator itself began too late."""
+        """Requests, in percent, that the generator itself began too late."""
         lag = self.recording.start_lag
         return 100 * lag.count_above(LATE_NS) / lag.count if lag.count else 0.0
 

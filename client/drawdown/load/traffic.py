@@ -7,6 +7,7 @@ that what waits behind a stalled server counts in full; a Commit is due when the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -41,9 +42,12 @@ class Traffic:
         plan: The run.
         process: Which share, 0 .. ``plan.processes`` - 1.
         recording: Where everything is noted; replaced by ``take``.
+        stop: Ends the run early when it is set.
     """
 
-    def __init__(self, client: drawdown.AsyncClient, plan: Plan, process: int, recording: Recording) -> None:
+    def __init__(
+        self, client: drawdown.AsyncClient, plan: Plan, process: int, recording: Recording, stop: asyncio.Event
+    ) -> None:
         self.recording = recording
         self.in_flight = 0
         """Requests that have begun and not ended."""
@@ -54,14 +58,15 @@ class Traffic:
         self._holds = OpenHolds(client, recording)
         self._zero_ns = recording.zero_ns
         self._end_ns = recording.zero_ns + round(plan.duration_s * NS)
+        self._stop = stop
         self._tasks: set[asyncio.Task[bool]] = set()
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self) -> None:
         """Sends everything until the plan or ``stop`` ends it, and waits for the answers."""
         loop = self._open_loop if self._plan.loop is Loop.OPEN else self._closed_loop
         sending = asyncio.create_task(loop(), name="sending")
         heartbeat = asyncio.create_task(self._heartbeat(), name="heartbeat")
-        stopping = asyncio.create_task(stop.wait(), name="stopping")
+        stopping = asyncio.create_task(self._stop.wait(), name="stopping")
         await asyncio.wait([sending, stopping], return_when=asyncio.FIRST_COMPLETED)
         sending.cancel()
         stopping.cancel()
@@ -92,23 +97,18 @@ class Traffic:
             due_ns = self._zero_ns + round(request.start_s * NS)
             if due_ns >= self._end_ns:
                 return
-            wait_ns = due_ns - time.monotonic_ns()
-            if wait_ns > 0:
-                await asyncio.sleep(wait_ns / NS)
-            could_ns = due_ns
-            if free.locked():
-                self.recording.held_back += 1
-                await free.acquire()
+            # Also when it is late: what was begun must have its turn before the next one is.
+            await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / NS)
+            could_ns, is_held_back = due_ns, free.locked()
+            await free.acquire()
+            if is_held_back:
+                self.recording.held_back += due_ns >= self._zero_ns
                 could_ns = max(due_ns, time.monotonic_ns())
-                if could_ns > self._end_ns + DRAIN_S * NS:
-                    self.recording.unsent += 1
-                    self._count_unsent()
-                    return
-            else:
-                await free.acquire()
-            if due_ns >= self._zero_ns:
-                self.recording.start_lag.add(time.monotonic_ns() - could_ns)
-            self._begin(request, due_ns).add_done_callback(lambda _: free.release())
+            if could_ns > self._end_ns + DRAIN_S * NS:
+                self.recording.unsent += 1
+                self._count_unsent()
+                return
+            self._begin(request, due_ns, could_ns).add_done_callback(lambda _: free.release())
 
     def _count_unsent(self) -> None:
         for request in self._requests:
@@ -135,7 +135,8 @@ class Traffic:
                 if request is None:
                     return
                 # Shielded: when the run is stopped, the request still ends.
-                if not await asyncio.shield(self._begin(request, time.monotonic_ns())):
+                now_ns = time.monotonic_ns()
+                if not await asyncio.shield(self._begin(request, now_ns, now_ns)):
                     await asyncio.sleep(ERROR_PAUSE_S)
 
         numbers = range(self._process, math.ceil(warm.peak), self._plan.processes)
@@ -143,8 +144,8 @@ class Traffic:
             for number in numbers:
                 gateways.create_task(gateway(number))
 
-    def _begin(self, request: Request, due_ns: int) -> asyncio.Task[bool]:
-        task = asyncio.create_task(self._serve(request, due_ns))
+    def _begin(self, request: Request, due_ns: int, could_ns: int) -> asyncio.Task[bool]:
+        task = asyncio.create_task(self._serve(request, due_ns, could_ns))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -161,9 +162,15 @@ class Traffic:
 
     # --- one request ---
 
-    async def _serve(self, request: Request, due_ns: int) -> bool:
-        """Makes all calls of a request; whether each was answered."""
-        self.recording.begin(due_ns)
+    async def _serve(self, request: Request, due_ns: int, could_ns: int) -> bool:
+        """Makes all calls of a request; whether each was answered.
+
+        Args:
+            request: What to do.
+            due_ns: When it was to begin.
+            could_ns: When it could have begun: later than that when there was no free place in flight.
+        """
+        self.recording.begin(due_ns, time.monotonic_ns() - could_ns)
         self.in_flight += 1
         try:
             match request.flow:
@@ -204,9 +211,7 @@ class Traffic:
             return True
         if request.flow is Flow.HOLD:
             return True
-        due_ns = time.monotonic_ns() + round(self._plan.think_s * NS)
-        if self._plan.think_s > 0:
-            await asyncio.sleep(self._plan.think_s)
+        due_ns = await self._think()
         answer: drawdown.ReleaseResult | drawdown.CommitResult | drawdown.DrawdownError
         if request.flow is Flow.RELEASE:
             release = self._client.release(wallet_id=wallet_id, hold_id=hold_id, reason="load test")
@@ -223,6 +228,14 @@ class Traffic:
         if isinstance(answer, drawdown.CommitResult):
             self.recording.debited.update(answer.debited)
         return True
+
+    async def _think(self) -> int:
+        """Waits while the customer's request runs, or until the run is stopped; when it was over."""
+        due_ns = time.monotonic_ns() + round(self._plan.think_s * NS)
+        if self._plan.think_s > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), self._plan.think_s)
+        return min(due_ns, time.monotonic_ns())
 
     async def _timed(self, call: Call, due_ns: int, sent: Awaitable[Answer]) -> Answer | drawdown.DrawdownError:
         """The answer or the error, which is noted with its time."""
