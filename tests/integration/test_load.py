@@ -100,13 +100,15 @@ async def test_ctrl_c_ends_a_run_with_its_report(server: Server) -> None:
     await server.wallet("stopped-00001")
     async with started(
         target_of(server), "--create", "--prefix", "stopped", "--rate", "50", "--duration", "10m", "--processes", "2",
-        "--mix", "commit=8,hold=2",
+        "--mix", "charge=1,hold=1",
     ) as run:  # fmt: skip
 
-        async def spends() -> bool:
-            return any(entry.kind == types_pb2.ENTRY_KIND_DEBIT for entry in await server.entries("stopped-00001"))
+        async def spends_and_holds() -> bool:
+            holds = await server.call(authorization_pb.ListHoldsRequest(wallet_id="stopped-00001"))
+            kinds = {entry.kind for entry in await server.entries("stopped-00001")}
+            return bool(holds.holds) and types_pb2.ENTRY_KIND_DEBIT in kinds
 
-        await until(spends, timeout_s=WAIT_S)
+        await until(spends_and_holds, timeout_s=WAIT_S)
         run.process.send_signal(signal.SIGINT)
         code, found, err = await run.end()
     assert code == 0, err

@@ -28,7 +28,6 @@ class Connection:
     timeout_s: float
     tls: TlsFiles | None = None
     """None means plaintext."""
-    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may carry a token
     api_key: str | None = field(default=None, repr=False)
     plaintext_api_key: bool = False
 
@@ -49,5 +48,4 @@ class Connection:
             credentials=credentials,
             api_key=self.api_key,
             plaintext_api_key=self.plaintext_api_key,
-            metadata=self.metadata,
         )
