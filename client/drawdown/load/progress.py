@@ -75,6 +75,9 @@ class Lines:
         if after_s < 0:
             self._write(f"warming up, {-after_s:.0f} s to go, {in_flight:,} in flight")
             return
+        if after_s >= self._duration_s + 1:  # the last second's calls are still shown
+            self._write(f"waiting for answers, and settling what is open: {in_flight:,} in flight")
+            return
         latency = Histogram()
         for histogram in recent.latency().values():
             latency.merge(histogram)

@@ -174,7 +174,7 @@ class Result:
                 "The generator was the bottleneck: at p99 it began requests or read answers "
                 f"{self.generator_lag_ns / 1e6:.1f} ms late, and its busiest process used "
                 f"{max(self.cpu_shares, default=0):.0%} of a core. The latencies include its own delay: use more "
-                "--processes, another machine, or less load."
+                "--processes, a machine of its own, or less load."
             )
         if recording.unsent:
             said.append(
