@@ -23,6 +23,7 @@ from grpc_status import rpc_status
 import drawdown
 from drawdown.v1 import (
     asset_service_pb2,
+    audit_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
     cap_service_pb2,
@@ -43,6 +44,7 @@ SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name]
     for module, name in (
         (asset_service_pb2, "AssetService"),
+        (audit_service_pb2, "AuditService"),
         (authorization_service_pb2, "AuthorizationService"),
         (balance_service_pb2, "BalanceService"),
         (cap_service_pb2, "CapService"),

@@ -5,9 +5,11 @@
 """
 
 from drawdown._amounts import SCALE_MAX, UNITS_MAX, format_amount, format_units, to_decimal, to_units
+from drawdown._audit import AuditRecord
 from drawdown._channel import TARGET_DEFAULT, TIMEOUT_S_DEFAULT, USE_CLIENT_DEFAULT, tls_credentials
 from drawdown._client import AsyncClient
 from drawdown._enums import (
+    AuditOutcome,
     CapMode,
     CapWindow,
     Decision,
@@ -86,6 +88,8 @@ __all__ = [
     "Asset",
     "AsyncClient",
     "AsyncHoldContext",
+    "AuditOutcome",
+    "AuditRecord",
     "Authorization",
     "Authorize",
     "Balance",

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from drawdown import _keys, _operations, _requests, _responses, _rpcs
+from drawdown import _audit, _keys, _operations, _requests, _responses, _rpcs
 from drawdown._channel import (
     CHANNEL_OPTIONS,
     CLOSED,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from drawdown._audit import AuditRecord
     from drawdown._enums import Scope
     from drawdown._exceptions import DrawdownError
     from drawdown._keys import ApiKey, ApiKeyResult, WalletToken
@@ -739,6 +740,55 @@ class AsyncClient:
         """
         request = _keys.create_wallet_token(wallet_id=wallet_id, ttl_s=ttl_s)
         return await self._call(_rpcs.CREATE_WALLET_TOKEN, request, timeout_s)
+
+    async def list_audit_records(
+        self,
+        *,
+        wallet_id: str = "",
+        target: str = "",
+        principal: str = "",
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> Page[AuditRecord]:
+        """One page of what administrators did, newest first; from ``start_time`` on, and before ``end_time``."""
+        request = _audit.list_audit_records(
+            wallet_id=wallet_id,
+            target=target,
+            principal=principal,
+            start_time=start_time,
+            end_time=end_time,
+            page_size=page_size,
+            page_token=page_token,
+        )
+        return await self._call(_rpcs.LIST_AUDIT_RECORDS, request, timeout_s)
+
+    def iter_audit_records(
+        self,
+        *,
+        wallet_id: str = "",
+        target: str = "",
+        principal: str = "",
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        page_size: int = 0,
+        timeout_s: Timeout = USE_CLIENT_DEFAULT,
+    ) -> AsyncIterator[AuditRecord]:
+        """All that administrators did, newest first, page by page; ``timeout_s`` is per page."""
+        return _items(
+            lambda token: self.list_audit_records(
+                wallet_id=wallet_id,
+                target=target,
+                principal=principal,
+                start_time=start_time,
+                end_time=end_time,
+                page_size=page_size,
+                page_token=token,
+                timeout_s=timeout_s,
+            )
+        )
 
     # --- one call ---
 

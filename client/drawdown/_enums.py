@@ -90,6 +90,17 @@ class EntryKind(StrEnum):
     REPAY = "REPAY"
 
 
+class AuditOutcome(StrEnum):
+    """What came of an administrator's call."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    DONE = "DONE"
+    INTENDED = "INTENDED"
+    """Recorded before it was done in Valkey, where no transaction of the ledger reaches."""
+    DENIED = "DENIED"
+    """The credential did not have the scope."""
+
+
 class CapWindow(StrEnum):
     """The span of time over which a cap counts, in UTC; weeks begin on Monday."""
 

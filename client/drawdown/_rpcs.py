@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from drawdown import _keys, _responses
+from drawdown import _audit, _keys, _responses
 from drawdown._exceptions import InternalError
 from drawdown.v1 import (
     asset_service_pb2,
+    audit_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
     cap_service_pb2,
@@ -24,6 +25,7 @@ from drawdown.v1 import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from drawdown._audit import AuditRecord
     from drawdown._keys import ApiKey, ApiKeyResult, WalletToken
     from drawdown._types import (
         Asset,
@@ -283,6 +285,12 @@ CREATE_WALLET_TOKEN: Final[Rpc[key_service_pb2.CreateWalletTokenRequest, WalletT
     key_service_pb2.CreateWalletTokenRequest,
     key_service_pb2.CreateWalletTokenResponse,
     _keys.read_wallet_token,
+)
+LIST_AUDIT_RECORDS: Final[Rpc[audit_service_pb2.ListAuditRecordsRequest, Page[AuditRecord]]] = _rpc(
+    "AuditService/ListAuditRecords",
+    audit_service_pb2.ListAuditRecordsRequest,
+    audit_service_pb2.ListAuditRecordsResponse,
+    _audit.audit_records,
 )
 ALL: Final = tuple(value for value in list(globals().values()) if isinstance(value, Rpc))
 """For opening a channel, and for the test that no method of the API is missing."""

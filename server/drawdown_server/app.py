@@ -32,10 +32,12 @@ from drawdown_server.ledger.recovery import open_partitions
 from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.rpc.admission import Admission
 from drawdown_server.rpc.assets import AssetService
+from drawdown_server.rpc.audit import AuditService
 from drawdown_server.rpc.authorization import HoldLimits
 from drawdown_server.rpc.calls import CallRecorder
 from drawdown_server.rpc.caps import CapService
 from drawdown_server.rpc.carriers import CarryingService
+from drawdown_server.rpc.denials import Denials
 from drawdown_server.rpc.draining import end_calls
 from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.health import Health
@@ -173,6 +175,7 @@ def build_server(
         caps=CapService(admin, stores.holds),
         balances=BalanceService(stores.holds, assets),
         ledger=LedgerService(stores.ledger),
+        audit=AuditService(stores.ledger),
         keys=KeyService(KeyAdmin(stores.ledger, secrets)),
     ).add_to(server)
     health.add_to(server)
@@ -192,11 +195,13 @@ def token_keys(config: Config) -> TokenKeys:
     return TokenKeys(token_secrets(config.hold_token_keys))
 
 
-def build_calls(config: Config, credentials: Credentials, metrics: Metrics, tracing: Tracing) -> CallInterceptor:
+def build_calls(
+    config: Config, credentials: Credentials, metrics: Metrics, tracing: Tracing, ledger: LedgerStore
+) -> CallInterceptor:
     """What every call goes through."""
     admission = Admission(config.calls_max, config.caller_calls_per_s)
     recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
-    calls = CallInterceptor(credentials, recorder, admission)
+    calls = CallInterceptor(credentials, recorder, admission, Denials(ledger))
     metrics.follow_admission(admission.refused)
     metrics.follow_calls(calls)
     return calls
@@ -235,7 +240,7 @@ async def serve(
         stores = await opened.enter_async_context(open_stores(config, metrics))
         changes = ChangeApplier(stores.holds, stores.ledger)
         identity = await open_identity(config, stores.ledger)
-        calls = build_calls(config, identity.credentials, metrics, tracing)
+        calls = build_calls(config, identity.credentials, metrics, tracing, stores.ledger)
         health = Health(service_names())
         server = build_server(
             config, stores, changes, identity.secrets, calls, health, shares_ports=is_replaced is not None

@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from drawdown.v1 import (
     asset_service_pb2,
+    audit_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
     cap_service_pb2,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 SERVICE_FILES: Final = (
     asset_service_pb2,
+    audit_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
     cap_service_pb2,

@@ -49,7 +49,7 @@ READS: Final[dict[str, Callable[[str], Message]]] = {
     "ListEntries": lambda w: ledger_pb.ListEntriesRequest(wallet_id=w),
     "CreateWalletToken": lambda w: key_pb.CreateWalletTokenRequest(wallet_id=w),
 }
-OF_THE_TENANT: Final = {"GetAsset", "ListAssets", "ListWallets", "ListApiKeys"} | WITHOUT_A_WALLET
+OF_THE_TENANT: Final = {"GetAsset", "ListAssets", "ListWallets", "ListApiKeys", "ListAuditRecords"} | WITHOUT_A_WALLET
 """RPCs that name no wallet."""
 REQUESTS: Final = READS | {name: mutation.request for name, mutation in MUTATIONS.items()} | {"Batch": batch}
 MAKES_ITS_OWN: Final = {"CreateWallet"}

@@ -25,6 +25,7 @@ import stores
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import (
     asset_service_pb2_grpc,
+    audit_service_pb2_grpc,
     authorization_service_pb2_grpc,
     balance_service_pb2_grpc,
     cap_service_pb2_grpc,
@@ -101,6 +102,7 @@ class Rpc:
             cap_service_pb2_grpc.CapServiceStub(channel),
             ledger_service_pb2_grpc.LedgerServiceStub(channel),
             key_service_pb2_grpc.KeyServiceStub(channel),
+            audit_service_pb2_grpc.AuditServiceStub(channel),
         )
 
     def method(self, name: str) -> Any:  # noqa: ANN401 - grpc.aio's callables have no common type

@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from drawdown.v1 import asset_service_pb2 as asset_pb
+from drawdown.v1 import audit_service_pb2 as audit_pb
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
 from drawdown.v1 import cap_service_pb2 as cap_pb
@@ -139,6 +140,7 @@ BASE: dict[str, Callable[[], Any]] = {
     "ListCaps": lambda: cap_pb.ListCapsRequest(wallet_id=WALLET, subjects=["key:a"]),
     "GetBalance": lambda: balance_pb.GetBalanceRequest(wallet_id=WALLET),
     "ListEntries": lambda: ledger_pb.ListEntriesRequest(wallet_id=WALLET),
+    "ListAuditRecords": lambda: audit_pb.ListAuditRecordsRequest(wallet_id=WALLET),
 }
 """A valid request of every RPC."""
 
@@ -169,7 +171,7 @@ IDS = {
     "GetBalance": ("wallet_id",),
     "ListEntries": ("wallet_id",),
 }
-OPTIONAL_IDS = {"ListEntries": ("hold_id",)}
+OPTIONAL_IDS = {"ListEntries": ("hold_id",), "ListAuditRecords": ("wallet_id",)}
 ASSET_FIELDS = dict.fromkeys(
     ("CreateAsset", "GetAsset", "CreateGrant", "SetOverdraftLimit", "SetCap", "RemoveCap"), "asset"
 )
@@ -187,7 +189,7 @@ TEXTS = {
     "SetGrantExpiry": "reason",
 }
 LABELLED = ("Authorize", "Charge", "CreateWallet", "CreateGrant")
-LISTS = ("ListHolds", "ListAssets", "ListWallets", "ListGrants", "ListEntries")
+LISTS = ("ListHolds", "ListAssets", "ListWallets", "ListGrants", "ListEntries", "ListAuditRecords")
 NOT_POSITIVE = {"zero": 0, **BAD_UNITS}
 WITH_AMOUNTS = {
     "Authorize": NOT_POSITIVE,
@@ -495,6 +497,7 @@ def forged_token(request: Any, *cursor: int | str) -> str:  # noqa: ANN401 - any
         "ListEntries": ("entries", WALLET, "", ""),
         "ListWallets": ("wallets",),
         "ListAssets": ("assets",),
+        "ListAuditRecords": ("audit", WALLET, "", "", "1", "253402300799999"),
     }
     return encode_token(names[type(request).__name__.removesuffix("Request")], cursor)
 
@@ -504,6 +507,7 @@ FORGED = {
     "ListEntries": [(2**64 - 1, 1), (1, 2**63), (-1, -1)],
     "ListWallets": [("\0",), ("x" * 10_000,)],
     "ListAssets": [("\0",)],
+    "ListAuditRecords": [(2**63 - 1, "x"), (2**63, "x"), (-1, "x"), (1, "\0")],
 }
 
 
@@ -578,6 +582,7 @@ async def test_every_rpc_has_rows() -> None:
             (balance_pb, "BalanceService"),
             (cap_pb, "CapService"),
             (ledger_pb, "LedgerService"),
+            (audit_pb, "AuditService"),
         )
     ]
     names = {method.name for service in services for method in service.methods}

@@ -25,6 +25,7 @@ from drawdown_server.identity.credentials import Credentials
 from drawdown_server.identity.scopes import ALL_SCOPES
 from drawdown_server.rpc.admission import Admission
 from drawdown_server.rpc.calls import CallRecorder
+from drawdown_server.rpc.denials import Denials
 from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.telemetry.metrics import Metrics
 from drawdown_server.telemetry.tracing import Tracing
@@ -32,6 +33,8 @@ from integration.server import Rpc, failure_of, open_channel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from drawdown_server.identity.admin_call import AdminCall
 
 SENSITIVE = "connection to postgres://admin:hunter2@db failed"
 
@@ -44,6 +47,13 @@ class BrokenAssets(asset_service_pb2_grpc.AssetServiceServicer):
 
     async def GetAsset(self, request: asset_pb.GetAssetRequest, context: object) -> NoReturn:  # noqa: ARG002, N802
         raise self.error
+
+
+class NoStore:
+    """Of denied calls: the caller here may do everything."""
+
+    async def record_denied(self, call: AdminCall) -> None:
+        pytest.fail(f"{call} was denied")
 
 
 class WhoAmI(asset_service_pb2_grpc.AssetServiceServicer):
@@ -59,7 +69,8 @@ class WhoAmI(asset_service_pb2_grpc.AssetServiceServicer):
 async def serving(servicer: asset_service_pb2_grpc.AssetServiceServicer) -> AsyncIterator[Rpc]:
     recorder = CallRecorder(Metrics(), Tracing(), log_sample_ratio=0)
     credentials = Credentials(everybody=Caller("acme", "", ALL_SCOPES))
-    calls = CallInterceptor(credentials, recorder, Admission(calls_max=100, calls_per_s=0))
+    admission = Admission(calls_max=100, calls_per_s=0)
+    calls = CallInterceptor(credentials, recorder, admission, Denials(NoStore()))
     server = grpc.aio.server(interceptors=[calls])
     asset_service_pb2_grpc.add_AssetServiceServicer_to_server(servicer, server)
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(

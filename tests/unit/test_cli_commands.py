@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ import typer
 from drawdown.cli.values import parse_amount, parse_amounts, parse_duration, parse_labels
 from drawdown.v1 import (
     asset_service_pb2,
+    audit_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
     grant_service_pb2,
@@ -287,6 +289,35 @@ def test_balance(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
     answer = run("balance", "demo", "--asset", "USD", "--json").json
     assert (answer["wallet_id"], answer["wallet_sequence"], answer["open_holds"]) == ("demo", 7, 2)
     assert answer["balances"][0]["grants"][0]["available"] == "0.000003"
+
+
+def test_audit_list(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
+    record = audit_service_pb2.AuditRecord(
+        audit_id="a1",
+        principal="key:ops",
+        method="CapService/SetCap",
+        wallet_id="demo",
+        target="cap:|USD|DAY",
+        request_json='{"wallet_id":"demo","limit_units":5}',
+        before_json='{"limit_units":9,"mode":"ENFORCE"}',
+        after_json='{"limit_units":5,"mode":"ENFORCE"}',
+        outcome=audit_service_pb2.AUDIT_OUTCOME_DONE,
+    )
+    record.audit_time.FromSeconds(1_800_000_000)
+    fake.answer("ListAuditRecords", audit_service_pb2.ListAuditRecordsResponse(records=[record]))
+    asked = ("audit", "list", "--wallet", "demo", "--about", "cap:|USD|DAY", "--principal", "key:ops")
+    row = run(*asked, "--since", "7d", "--until", "2027-01-31").out.splitlines()[1].split()
+    assert row == [
+        "2027-01-15T08:00:00Z", "key:ops", "CapService/SetCap", "demo", "cap:|USD|DAY", "DONE", "limit_units=9",
+        "limit_units=5",
+    ]  # fmt: skip
+    request = fake.calls("ListAuditRecords")[0].request
+    assert (request.wallet_id, request.target, request.principal) == ("demo", "cap:|USD|DAY", "key:ops")
+    assert abs(request.start_time.seconds - (time.time() - 7 * 86_400)) < 60
+    assert request.end_time.seconds == 1_801_353_600
+    document = run(*asked, "--json").json["records"][0]
+    assert document["request"] == {"wallet_id": "demo", "limit_units": 5}
+    assert document["before"] == {"limit_units": 9, "mode": "ENFORCE"}
 
 
 def test_entries(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401

@@ -14,6 +14,7 @@ import drawdown
 from drawdown._channel import Settings
 from drawdown.v1 import (
     asset_service_pb2,
+    audit_service_pb2,
     authorization_service_pb2,
     balance_service_pb2,
     cap_service_pb2,
@@ -439,12 +440,63 @@ async def test_one_page(fake: FakeDrawdown, call: Caller) -> None:
     assert (request.asset, request.hold_id, request.page_size, request.page_token) == ("USD", "h", 1, FIRST)
 
 
+async def test_a_page_of_the_audit_log(fake: FakeDrawdown, call: Caller) -> None:
+    record = audit_service_pb2.AuditRecord(
+        audit_id="a1",
+        principal="key:ops",
+        method="WalletService/FreezeWallet",
+        wallet_id="demo",
+        target="wallet:demo",
+        request_json='{"wallet_id":"demo"}',
+        before_json='{"state":"ACTIVE","labels":{"k":"v"}}',
+        outcome=audit_service_pb2.AUDIT_OUTCOME_DONE,
+    )
+    record.audit_time.FromSeconds(1_800_000_000)
+    fake.answer("ListAuditRecords", audit_service_pb2.ListAuditRecordsResponse(records=[record]))
+    start, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
+    page = await call(
+        "list_audit_records",
+        wallet_id="demo",
+        target="wallet:demo",
+        principal="key:ops",
+        start_time=start,
+        end_time=end,
+        page_size=1,
+        page_token=FIRST,
+    )
+    assert page.items[0] == drawdown.AuditRecord(
+        audit_id="a1",
+        audit_time=datetime.fromtimestamp(1_800_000_000, UTC),
+        principal="key:ops",
+        method="WalletService/FreezeWallet",
+        wallet_id="demo",
+        target="wallet:demo",
+        request={"wallet_id": "demo"},
+        before={"state": "ACTIVE", "labels": {"k": "v"}},
+        after=None,
+        outcome=drawdown.AuditOutcome.DONE,
+        trace_id="",
+    )
+    request = fake.calls("ListAuditRecords")[0].request
+    assert (request.wallet_id, request.target, request.principal) == ("demo", "wallet:demo", "key:ops")
+    assert (request.start_time.ToDatetime(UTC), request.end_time.ToDatetime(UTC)) == (start, end)
+    assert (request.page_size, request.page_token) == (1, FIRST)
+
+
 LISTS = [
     ("iter_assets", {}, "ListAssets", asset_service_pb2.ListAssetsResponse, "assets", "asset"),
     ("iter_wallets", {}, "ListWallets", wallet_service_pb2.ListWalletsResponse, "wallets", "wallet_id"),
     ("iter_grants", {"wallet_id": "a"}, "ListGrants", grant_service_pb2.ListGrantsResponse, "grants", "grant_id"),
     ("iter_holds", {"wallet_id": "a"}, "ListHolds", authorization_service_pb2.ListHoldsResponse, "holds", "hold_id"),
     ("iter_entries", {"wallet_id": "a"}, "ListEntries", ledger_service_pb2.ListEntriesResponse, "entries", "hold_id"),
+    (
+        "iter_audit_records",
+        {},
+        "ListAuditRecords",
+        audit_service_pb2.ListAuditRecordsResponse,
+        "records",
+        "audit_id",
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ from drawdown_server.ledger import migrations, queries, rights
 
 SERVER: Final = "drawdown_server"
 READER: Final = "drawdown_reader"
-APPEND_ONLY: Final = {"entries", "hold_events", "wallet_changes", "dead_letters"}
+APPEND_ONLY: Final = {"entries", "hold_events", "wallet_changes", "dead_letters", "admin_audit"}
 SECRET: Final = {"api_key_secrets"}
 """Tables of which people who look see nothing."""
 VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")

@@ -154,8 +154,8 @@ def test_a_pair_of_two_generations_is_read_again_and_no_error(directory: Path, m
     with capture_logs() as logs:
         certificate.refresh()
     assert in_force(certificate) == renewed.certificate
-    assert [line["event"] for line in logs] == ["tls.reloaded"]
-    assert certificate.failures_total == 0
+    assert "tls.not_reloaded" not in {line["event"] for line in logs}
+    assert (certificate.reloads_total, certificate.failures_total) == (1, 0)
 
 
 def test_files_that_never_rest_keep_the_old_certificate(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from drawdown.cli import (
     assets,
+    audit,
     authorize,
     balances,
     caps,
@@ -25,6 +26,7 @@ app.add_typer(grants.app, name="grant")
 app.add_typer(caps.app, name="cap")
 app.add_typer(holds.app, name="hold")
 app.add_typer(keys.app, name="key")
+app.add_typer(audit.app, name="audit")
 balances.register(app)
 authorize.register(app)
 settle.register(app)

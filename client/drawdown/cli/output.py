@@ -169,8 +169,8 @@ class Output:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return self._object(value, asset)
         if isinstance(value, Mapping):
-            return {str(key): str(item) for key, item in value.items()}
-        if isinstance(value, tuple):
+            return {str(key): self._value("", item, asset) for key, item in value.items()}
+        if isinstance(value, tuple | list):
             return [self._value("", item, asset) for item in value]
         return _scalar(value)
 

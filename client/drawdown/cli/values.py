@@ -155,6 +155,11 @@ def parse_time(text: str, now: datetime) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
+def parse_past(text: str, now: datetime) -> datetime:
+    """A time ago (``12h``, ``30d``), or a date or time in ISO 8601; UTC unless it says otherwise."""
+    return now - (parse_time(text, now) - now) if _AHEAD.fullmatch(text) else parse_time(text, now)
+
+
 def parse_duration(text: str) -> int:
     """Seconds of ``90s``, ``5m`` or ``2h``."""
     match = _DURATION.fullmatch(text)

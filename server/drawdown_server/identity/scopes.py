@@ -37,6 +37,7 @@ SCOPES: Final[dict[str, Scope]] = {
     "drawdown.v1.AssetService/CreateAsset": Scope.ADMIN,
     "drawdown.v1.AssetService/GetAsset": Scope.READ,
     "drawdown.v1.AssetService/ListAssets": Scope.READ,
+    "drawdown.v1.AuditService/ListAuditRecords": Scope.ADMIN,
     "drawdown.v1.AuthorizationService/Authorize": Scope.AUTHORIZE,
     "drawdown.v1.AuthorizationService/Commit": Scope.AUTHORIZE,
     "drawdown.v1.AuthorizationService/Release": Scope.AUTHORIZE,

@@ -9,6 +9,7 @@ import msgspec
 from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.identity.api_keys import SecretRecord
 from drawdown_server.identity.scopes import Scope
+from drawdown_server.ledger.audit import write_audit
 from drawdown_server.ledger.batches import Batches
 from drawdown_server.ledger.database import Connection, Database, Pool, affected, from_ms, to_ms
 from drawdown_server.ledger.queries import QUERIES
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from drawdown_server.identity.admin_call import State
     from drawdown_server.identity.api_keys import SecretDigest
 
 FIRST_ROTATION: Final = ""
@@ -78,7 +80,9 @@ class ApiKeyStore(Database):
             if created is not None:
                 await _add_secret(connection, tenant_id, key_id, FIRST_ROTATION, secret, 0)
             row = await _get(connection, tenant_id, key_id)
-        assert row is not None, "keys are never deleted"  # noqa: S101
+            assert row is not None, "keys are never deleted"  # noqa: S101
+            if created is not None:
+                await write_audit(connection, before=None, after=_state(row))
         return row, created is not None
 
     async def get_api_key(self, tenant_id: str, key_id: str) -> ApiKeyRow | None:
@@ -106,6 +110,7 @@ class ApiKeyStore(Database):
             key = await connection.fetchrow(QUERIES["api_key_lock"], tenant_id, key_id)
             if key is None:
                 raise key_not_found(key_id)
+            before = await _get(connection, tenant_id, key_id)
             known = await connection.fetchval(QUERIES["api_key_rotation_get"], tenant_id, key_id, rotation_id)
             if known is None:
                 if key["ended"]:
@@ -124,7 +129,10 @@ class ApiKeyStore(Database):
                     field="overlap",
                 )
             row = await _get(connection, tenant_id, key_id)
-        assert row is not None, "it is locked"  # noqa: S101
+            assert before is not None, "it is locked"  # noqa: S101
+            assert row is not None, "it is locked"  # noqa: S101
+            if known is None:
+                await write_audit(connection, before=_state(before), after=_state(row))
         return row, known is None
 
     async def revoke_api_key(self, tenant_id: str, key_id: str) -> tuple[ApiKeyRow, bool]:
@@ -137,11 +145,16 @@ class ApiKeyStore(Database):
             DrawdownError: KEY_NOT_FOUND.
         """
         async with self._transaction() as connection:
-            status = await connection.execute(QUERIES["api_key_revoke"], tenant_id, key_id)
+            await connection.execute(QUERIES["api_key_lock"], tenant_id, key_id)
+            before = await _get(connection, tenant_id, key_id)
+            if before is None:
+                raise key_not_found(key_id)
+            revoked = affected(await connection.execute(QUERIES["api_key_revoke"], tenant_id, key_id)) == 1
             row = await _get(connection, tenant_id, key_id)
-        if row is None:
-            raise key_not_found(key_id)
-        return row, affected(status) == 1
+            assert row is not None, "keys are never deleted"  # noqa: S101
+            if revoked:
+                await write_audit(connection, before=_state(before), after=_state(row))
+        return row, revoked
 
     async def read_secret(self, secret_id: str) -> SecretRecord | None:
         """One secret, ended ones too; None if there never was one. Those that are asked for together share a query."""
@@ -161,6 +174,19 @@ class ApiKeyStore(Database):
         async with self._connection() as connection:
             found = await _read(connection, dict.fromkeys(secret_ids, _UNKNOWN_REVISION))
         return {secret_id: record for secret_id, record in found.items() if record is not None}
+
+
+def _state(row: ApiKeyRow) -> State:
+    """A key, as a record of the audit log shows it: of its secrets the names."""
+    return {
+        "display_name": row.display_name,
+        "scopes": sorted(row.scopes),
+        "expire_time": from_ms(row.expire_ms),
+        "revoke_time": from_ms(row.revoke_ms),
+        "secrets": [
+            {"secret_id": secret.secret_id, "expire_time": from_ms(secret.expire_ms)} for secret in row.secrets
+        ],
+    }
 
 
 def key_not_found(key_id: str) -> DrawdownError:

@@ -7,6 +7,7 @@ from typing import Final
 from drawdown_server.errors import DrawdownError, ErrorReason
 from drawdown_server.holds.messages import Change
 from drawdown_server.holds.model import Cap, CapWindow
+from drawdown_server.ledger.audit import cap_state, write_audit
 from drawdown_server.ledger.changes import (
     lock_wallet,
     refuse_closed,
@@ -57,6 +58,8 @@ class CapStore(Database):
             await connection.execute(
                 QUERIES["cap_set"], tenant_id, wallet_id, *_name(cap), cap.limit, cap.mode, changed.change_number
             )
+            before = caps.get(_name(cap))
+            await write_audit(connection, before=None if before is None else cap_state(before), after=cap_state(cap))
         return True
 
     async def remove_cap(self, tenant_id: str, wallet_id: str, *, subject: str, asset: str, window: CapWindow) -> bool:
@@ -75,6 +78,7 @@ class CapStore(Database):
             changed = await take_number(connection, wallet)
             await write_change(connection, changed, Change(changed.change_number, "CAP_REMOVAL", cap=cap))
             await connection.execute(QUERIES["cap_remove"], tenant_id, wallet_id, *_name(cap))
+            await write_audit(connection, before=cap_state(cap), after=None)
         return True
 
     async def list_caps(self, tenant_id: str, wallet_id: str) -> list[Cap]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from drawdown_server.holds.messages import Change
 from drawdown_server.holds.model import WalletState
+from drawdown_server.ledger.audit import remember_before, wallet_state
 from drawdown_server.ledger.changes import lock_wallet, take_number, write_change
 from drawdown_server.ledger.database import Connection, Database
 from drawdown_server.ledger.queries import QUERIES
@@ -31,6 +32,7 @@ class ClosingStore(Database):
         async with self._transaction() as connection:
             wallet = await lock_wallet(connection, tenant_id, wallet_id)
             if wallet.state is WalletState.ACTIVE:
+                remember_before(wallet_state(wallet))
                 wallet = await write_state(connection, wallet, WalletState.FROZEN, reason)
                 await connection.execute(QUERIES["closing_begin"], tenant_id, wallet_id)
             elif await is_closing(connection, wallet):

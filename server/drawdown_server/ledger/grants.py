@@ -11,6 +11,7 @@ from drawdown_server.holds.labels import labels_text
 from drawdown_server.holds.messages import Change, GrantChange
 from drawdown_server.holds.model import GrantSource
 from drawdown_server.holds.refusals import grant_not_found
+from drawdown_server.ledger.audit import grant_state, write_audit
 from drawdown_server.ledger.changes import (
     lock_wallet,
     refuse_closed,
@@ -97,6 +98,7 @@ class GrantStore(Database):
             created = grant_row(row)
             change = Change(changed.change_number, "GRANT", grant=_grant_change(created))
             await write_change(connection, changed, change)
+            await write_audit(connection, before=None, after=grant_state(created))
         return created, True
 
     async def void_grant(self, tenant_id: str, wallet_id: str, grant_id: str, reason: str) -> tuple[GrantRow, bool]:
@@ -118,8 +120,10 @@ class GrantStore(Database):
             change = Change(changed.change_number, "VOID", grant=_grant_change(grant))
             await write_change(connection, changed, change, reason)
             row = await connection.fetchrow(QUERIES["grant_void"], tenant_id, wallet_id, grant_id)
-        assert row is not None, "grants are never deleted"  # noqa: S101
-        return grant_row(row), True
+            assert row is not None, "grants are never deleted"  # noqa: S101
+            voided = grant_row(row)
+            await write_audit(connection, before=grant_state(grant), after=grant_state(voided))
+        return voided, True
 
     async def set_grant_expiry(
         self, tenant_id: str, wallet_id: str, grant_id: str, expire_ms: int, reason: str
@@ -143,10 +147,11 @@ class GrantStore(Database):
                 QUERIES["grant_set_expiry"], tenant_id, wallet_id, grant_id, from_ms(expire_ms)
             )
             assert row is not None, "grants are never deleted"  # noqa: S101
-            grant = grant_row(row)
-            change = Change(changed.change_number, "EXPIRY", grant=_grant_change(grant))
+            updated = grant_row(row)
+            change = Change(changed.change_number, "EXPIRY", grant=_grant_change(updated))
             await write_change(connection, changed, change, reason)
-        return grant, True
+            await write_audit(connection, before=grant_state(grant), after=grant_state(updated))
+        return updated, True
 
     async def get_grant(self, tenant_id: str, wallet_id: str, grant_id: str) -> GrantRow | None:
         """A grant by its id."""

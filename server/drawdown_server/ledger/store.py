@@ -5,6 +5,7 @@
     closings.py    closing a wallet: what was begun, and undoing it
     grants.py      funds put in
     caps.py        limits on spend
+    audit.py       what administrators did
     entries.py     entries, settled holds, dead letters (reading)
     partitions.py  positions, leases, epochs
     api_keys.py    who may call
@@ -18,6 +19,7 @@ all of them.
 from __future__ import annotations
 
 from drawdown_server.ledger.api_keys import ApiKeyStore
+from drawdown_server.ledger.audit import AuditStore
 from drawdown_server.ledger.caps import CapStore
 from drawdown_server.ledger.changes import ChangeStore
 from drawdown_server.ledger.closings import ClosingStore
@@ -35,6 +37,7 @@ class LedgerStore(
     ClosingStore,
     GrantStore,
     CapStore,
+    AuditStore,
     EntryStore,
     PartitionStore,
     ServerStore,

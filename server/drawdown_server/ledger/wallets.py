@@ -9,6 +9,7 @@ import msgspec
 from drawdown_server.holds.messages import Change
 from drawdown_server.holds.model import UNITS_MAX, OveragePolicy, WalletState
 from drawdown_server.holds.refusals import balance_out_of_range
+from drawdown_server.ledger.audit import asset_state, overdraft_state, wallet_state, write_audit
 from drawdown_server.ledger.batches import Batches
 from drawdown_server.ledger.changes import (
     latest_change,
@@ -58,10 +59,12 @@ class WalletStore(Database):
         Returns:
             The asset as it is stored, and whether this call created it (if not, the caller compares the content).
         """
-        async with self._connection() as connection:
+        async with self._transaction() as connection:
             created = await connection.fetchrow(
                 QUERIES["asset_create"], tenant_id, asset, scale, display_name, default_overage_policy.value
             )
+            if created is not None:
+                await write_audit(connection, before=None, after=asset_state(asset_row(created)))
             row = created or await connection.fetchrow(QUERIES["asset_get"], tenant_id, asset)
         assert row is not None, "assets are never deleted"  # noqa: S101
         return asset_row(row), created is not None
@@ -94,10 +97,12 @@ class WalletStore(Database):
             The wallet as it is stored, and whether this call created it (if not, the caller compares the content).
         """
         encoded = msgspec.json.encode(labels).decode()
-        async with self._connection() as connection:
+        async with self._transaction() as connection:
             created = await connection.fetchrow(
                 QUERIES["wallet_create"], tenant_id, wallet_id, partition, display_name, encoded
             )
+            if created is not None:
+                await write_audit(connection, before=None, after=wallet_state(wallet_row(created)))
             row = created or await connection.fetchrow(QUERIES["wallet_get"], tenant_id, wallet_id)
         assert row is not None, "wallets are never deleted"  # noqa: S101
         return wallet_row(row), created is not None
@@ -167,6 +172,7 @@ class WalletStore(Database):
                 return wallet, False
             refuse_closed(wallet)
             changed = await write_state(connection, wallet, state, reason)
+            await write_audit(connection, before=wallet_state(wallet), after=wallet_state(changed))
         return changed, True
 
     async def set_overdraft_limit(
@@ -191,7 +197,8 @@ class WalletStore(Database):
         async with self._transaction() as connection:
             wallet = await lock_wallet(connection, tenant_id, wallet_id)
             await refuse_unknown_asset(connection, tenant_id, asset)
-            if await wanted_overdraft_limit(connection, wallet, asset) == limit_units:
+            limit_before = await wanted_overdraft_limit(connection, wallet, asset)
+            if limit_before == limit_units:
                 return wallet, False
             refuse_closed(wallet)
             there = await connection.fetchrow(QUERIES["grant_limits"], tenant_id, wallet_id, asset)
@@ -200,6 +207,7 @@ class WalletStore(Database):
             changed = await take_number(connection, wallet)
             change = Change(changed.change_number, "OVERDRAFT", asset=asset, limit=limit_units)
             await write_change(connection, changed, change, reason)
+            await write_audit(connection, before=overdraft_state(limit_before), after=overdraft_state(limit_units))
         return changed, True
 
     async def load_wallet(self, tenant_id: str, wallet_id: str) -> WalletSnapshot | None:

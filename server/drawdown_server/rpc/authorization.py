@@ -28,6 +28,7 @@ from drawdown_server.holds.messages import (
 from drawdown_server.holds.model import HoldState, OveragePolicy
 from drawdown_server.holds.refusals import HoldUnknownError, hold_committed
 from drawdown_server.identity.caller import current_tenant
+from drawdown_server.ledger.audit import hold_state, intent_id
 from drawdown_server.ledger.confirming import HoldEvent
 from drawdown_server.rpc import convert
 from drawdown_server.rpc.hold_answers import (
@@ -230,6 +231,7 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         command = self._release(request, forced=True)
         names = (command.tenant_id, command.wallet_id, command.hold_id)
         try:
+            await self._record_intent(*names)
             reply = await self._holds.release(command)
         except HoldUnknownError:
             await self._refuse_if_committed(*names)
@@ -368,6 +370,19 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
             bury=False,
             forced=forced,
         )
+
+    async def _record_intent(self, tenant_id: str, wallet_id: str, hold_id: str) -> None:
+        """Record that an open hold is about to be released by force; of any other nothing is released.
+
+        Raises:
+            HoldUnknownError: Redis knows no such hold.
+        """
+        hold = await self._holds.read_hold(tenant_id, wallet_id, hold_id)
+        if hold.state is HoldState.HELD:
+            # A hold id may be used again later, so its time is part of the record's id.
+            audit_id = intent_id("ForceRelease", wallet_id, hold_id, str(hold.create_ms))
+            after = {**hold_state(hold), "state": HoldState.EXPIRED, "held": {}}
+            await self._ledger.record_intent(audit_id, before=hold_state(hold), after=after)
 
     async def _find_asset(self, tenant_id: str, code: str) -> tuple[AssetRow | None, bool]:
         """The asset, and whether there is one. Without Postgres holds go on: the script denies what a wallet lacks."""

@@ -82,17 +82,17 @@ class Call:
         "_response",
         "_started_s",
         "_trace",
-        "_trace_id",
         "caller",
         "method",
         "request",
+        "trace_id",
     )
 
     def __init__(self, recorder: CallRecorder, method: str, trace_id: str, trace: CallTrace | None) -> None:
         self._started_s = perf_counter()
         self._recorder = recorder
         self.method = method
-        self._trace_id = trace_id
+        self.trace_id = trace_id
         self._trace = trace
         self._code = CANCELLED  # until there is an answer
         self._failure: DrawdownError | None = None
@@ -132,7 +132,7 @@ class Call:
     def _log(self, duration_s: float) -> None:
         write = log.warning if self._code in GRPC_ERRORS else log.info
         message = {"error": self._failure.message} if self._failure is not None else {}
-        trace = {"trace_id": self._trace_id} if self._trace_id else {}
+        trace = {"trace_id": self.trace_id} if self.trace_id else {}
         write(
             "rpc",
             method=self.method,

@@ -33,17 +33,22 @@ from drawdown_server.errors import (
     Violation,
     request_too_large,
 )
+from drawdown_server.identity.admin_call import set_admin_call
 from drawdown_server.identity.caller import set_caller
 from drawdown_server.identity.scopes import check_method, check_wallet
+from drawdown_server.rpc.admin_calls import RECORDED, admin_call, denied_call
 from drawdown_server.rpc.statuses import Ending
 from drawdown_server.rpc.transport import CARRIER_BYTES_MAX, OPERATION_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
+    from google.protobuf.message import Message
+
     from drawdown_server.identity.credentials import Credentials
     from drawdown_server.rpc.admission import Admission
     from drawdown_server.rpc.calls import CallRecorder
+    from drawdown_server.rpc.denials import Denials
 
     Metadata = Iterable[tuple[str, str | bytes]] | None
 
@@ -85,10 +90,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         credentials: Say who calls.
         recorder: Hears of every call.
         admission: Which calls get in when there are too many.
+        denials: Hears of calls of administrators that a credential was not enough for.
     """
 
-    def __init__(self, credentials: Credentials, recorder: CallRecorder, admission: Admission) -> None:
+    def __init__(
+        self, credentials: Credentials, recorder: CallRecorder, admission: Admission, denials: Denials
+    ) -> None:
         self._credentials = credentials
+        self._denials = denials
         self._recorder = recorder
         self._admission = admission
         self._in_flight = 0
@@ -234,9 +243,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             set_caller(caller)
             told.request = request = parse()
             check_wallet(caller, getattr(request, "wallet_id", ""))
+            if method in RECORDED:
+                set_admin_call(admin_call(method, caller, cast("Message", request), told.trace_id))
             return told.answered(await handle(request, context))
         except DrawdownError as error:
             failure = told.failed(error)
+            if error.reason is ErrorReason.PERMISSION_DENIED and method in RECORDED and told.caller is not None:
+                asked = cast("Message | None", _parsed_if_it_can_be(parse))
+                await self._denials.note(denied_call(method, told.caller, asked, told.trace_id))
         except NotImplementedError:
             failure = told.failed(DrawdownError(ErrorReason.NOT_IMPLEMENTED, f"/{method} is not implemented"))
         except Exception:
@@ -262,3 +276,10 @@ def _parsed(raw: bytes, deserialize: Callable[[bytes], _Request], bytes_max: int
         return deserialize(raw)
     except DecodeError:
         raise InvalidRequestError([Violation("request", "must be a message of this method")]) from None
+
+
+def _parsed_if_it_can_be(parse: Callable[[], _Request]) -> _Request | None:
+    try:
+        return parse()
+    except DrawdownError:
+        return None

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from drawdown.v1 import (
     asset_service_pb2,
     asset_service_pb2_grpc,
+    audit_service_pb2,
+    audit_service_pb2_grpc,
     authorization_service_pb2,
     authorization_service_pb2_grpc,
     balance_service_pb2,
@@ -40,6 +42,7 @@ class Services:
     balances: balance_service_pb2_grpc.BalanceServiceServicer
     ledger: ledger_service_pb2_grpc.LedgerServiceServicer
     keys: key_service_pb2_grpc.KeyServiceServicer
+    audit: audit_service_pb2_grpc.AuditServiceServicer
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve them."""
@@ -51,6 +54,7 @@ class Services:
         balance_service_pb2_grpc.add_BalanceServiceServicer_to_server(self.balances, server)
         ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(self.ledger, server)
         key_service_pb2_grpc.add_KeyServiceServicer_to_server(self.keys, server)
+        audit_service_pb2_grpc.add_AuditServiceServicer_to_server(self.audit, server)
 
 
 def service_names() -> list[str]:
@@ -66,5 +70,6 @@ def service_names() -> list[str]:
             (cap_service_pb2, "CapService"),
             (ledger_service_pb2, "LedgerService"),
             (key_service_pb2, "KeyService"),
+            (audit_service_pb2, "AuditService"),
         )
     ]

@@ -616,3 +616,17 @@ WHERE k.revision IS DISTINCT FROM f.revision
 
 -- clock --
 SELECT clock_timestamp()
+
+-- audit_write --
+INSERT INTO admin_audit (tenant_id, audit_id, principal, method, wallet_id, target, request, state_before, state_after,
+    outcome, trace_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (tenant_id, audit_id) DO NOTHING
+
+-- audit_list --
+-- The newest first. Empty texts filter nothing.
+SELECT audit_id, audit_time, principal, method, wallet_id, target, request, state_before, state_after, outcome, trace_id
+FROM admin_audit
+WHERE tenant_id = $1 AND ($2 = '' OR wallet_id = $2) AND ($3 = '' OR target = $3) AND ($4 = '' OR principal = $4)
+    AND audit_time >= $5 AND (audit_time, audit_id) < ($6, $7)
+ORDER BY audit_time DESC, audit_id DESC LIMIT $8

@@ -8,6 +8,7 @@ GRANT SELECT ON left_epochs TO drawdown_reader;
 GRANT SELECT ON servers TO drawdown_reader;
 
 GRANT SELECT ON api_keys TO drawdown_reader;
+GRANT SELECT ON admin_audit TO drawdown_reader;
 
 GRANT SELECT ON assets TO drawdown_reader;
 GRANT SELECT ON wallets TO drawdown_reader;

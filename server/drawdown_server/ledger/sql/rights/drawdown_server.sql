@@ -1,5 +1,6 @@
 -- The server's rights, one line per table: no more than its queries need (tests/unit/test_ledger_rights.py compares).
--- What is recorded is append-only: no UPDATE, no DELETE on entries, hold_events, wallet_changes, dead_letters.
+-- What is recorded is append-only: no UPDATE, no DELETE on entries, hold_events, wallet_changes, dead_letters,
+-- admin_audit.
 GRANT USAGE ON SCHEMA public TO drawdown_server;
 GRANT SELECT ON schema_migrations TO drawdown_server;
 
@@ -12,6 +13,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON servers TO drawdown_server;
 
 GRANT SELECT, INSERT, UPDATE ON api_keys TO drawdown_server;
 GRANT SELECT, INSERT, UPDATE ON api_key_secrets TO drawdown_server;
+GRANT SELECT, INSERT ON admin_audit TO drawdown_server;
 
 GRANT SELECT, INSERT ON assets TO drawdown_server;
 GRANT SELECT, INSERT, UPDATE ON wallets TO drawdown_server;
