@@ -109,6 +109,10 @@ def _read(file: FilePath | None) -> bytes | None:
     return None if file is None else Path(file).read_bytes()
 
 
+CONNECTIONS_MAX: Final = 64
+"""Some per worker of a large server; each costs both sides a socket, and the client a channel."""
+
+
 class ClientDefault(Enum):
     """The type of ``USE_CLIENT_DEFAULT``."""
 
@@ -135,6 +139,7 @@ class Settings:
     timeout_s: float
     credentials: grpc.ChannelCredentials | None
     metadata: tuple[tuple[str, str | bytes], ...] = field(repr=False)  # may carry a token
+    connections: int = 1
 
     @classmethod
     def of(
@@ -146,8 +151,13 @@ class Settings:
         *,
         api_key: str | None = None,
         plaintext_api_key: bool = False,
+        connections: int = 1,
     ) -> Settings:
         """Checked settings."""
+        if isinstance(connections, bool) or not isinstance(connections, int):
+            raise TypeError(f"connections is a whole number, not {connections!r}")
+        if not 1 <= connections <= CONNECTIONS_MAX:
+            raise ValueError(f"connections must be 1 to {CONNECTIONS_MAX}, got {connections}")
         names_a_caller = any(name == "authorization" for name, _ in metadata)
         if api_key and names_a_caller:
             raise ValueError("api_key and an authorization in the metadata: give one of them")
@@ -162,7 +172,12 @@ class Settings:
                     "say plaintext_api_key=True if something else protects that way"
                 )
             metadata = [*metadata, ("authorization", f"Bearer {api_key}")]
-        return cls(target, _checked(timeout_s), credentials, tuple(metadata))
+        return cls(target, _checked(timeout_s), credentials, tuple(metadata), connections)
+
+    @property
+    def channel_options(self) -> Sequence[tuple[str, str | int]]:
+        """Of each channel. Channels of one process share their connections, unless they are told not to."""
+        return CHANNEL_OPTIONS if self.connections == 1 else (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
 
     def timeout(self, timeout_s: Timeout) -> float:
         """The deadline of one call, in seconds from now."""

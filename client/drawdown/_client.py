@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from itertools import cycle
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
@@ -12,7 +13,6 @@ from google.protobuf.message import Message
 
 from drawdown import _audit, _keys, _operations, _requests, _responses, _rpcs
 from drawdown._channel import (
-    CHANNEL_OPTIONS,
     CLOSED,
     CLOSED_IN_FLIGHT,
     TARGET_DEFAULT,
@@ -34,7 +34,7 @@ from drawdown._paging import next_token
 from drawdown._status import to_exception
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
@@ -92,6 +92,8 @@ class AsyncClient:
         api_key: What says who you are, ``ddk_...``, or a wallet token. None: that of the environment's
             ``DRAWDOWN_API_KEY``, if there is one; ``""``: none.
         plaintext_api_key: Send it without TLS to another machine all the same, because something else protects the way.
+        connections: How many to each address, 1 to 64; calls take turns. A server with several workers gives each
+            connection to one of them: about two per worker use them all.
         metadata: Sent with every call, e.g. ``[("x-request-source", "gateway-3")]``.
 
     Raises:
@@ -106,13 +108,20 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
         plaintext_api_key: bool = False,
+        connections: int = 1,
         metadata: Metadata = (),
     ) -> None:
         self._settings = Settings.of(
-            target, timeout_s, credentials, metadata, api_key=api_key, plaintext_api_key=plaintext_api_key
+            target,
+            timeout_s,
+            credentials,
+            metadata,
+            api_key=api_key,
+            plaintext_api_key=plaintext_api_key,
+            connections=connections,
         )
-        self._channel: grpc.aio.Channel | None = None
-        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._channels: list[grpc.aio.Channel] = []
+        self._turns: Iterator[dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]] = iter(())
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -133,8 +142,8 @@ class AsyncClient:
         if self._background:
             await asyncio.wait(self._background)  # each has its deadline
         self._closed = True
-        if self._channel is not None:
-            await self._channel.close(None)
+        for channel in self._channels:
+            await channel.close(None)
 
     # --- the data plane ---
 
@@ -795,21 +804,24 @@ class AsyncClient:
     def _open(self) -> None:
         if self._closed:
             raise RuntimeError(CLOSED)
-        if self._channel is not None:
+        if self._channels:
             return
+        self._channels = [self._open_channel() for _ in range(self._settings.connections)]
+        self._turns = cycle(
+            [{rpc.path: channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL} for channel in self._channels]
+        )
+
+    def _open_channel(self) -> grpc.aio.Channel:
         settings = self._settings
         if settings.credentials is None:
-            self._channel = grpc.aio.insecure_channel(settings.target, options=CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(settings.target, settings.credentials, options=CHANNEL_OPTIONS)
-        for rpc in _rpcs.ALL:
-            self._methods[rpc.path] = self._channel.unary_unary(rpc.path, None, None)
+            return grpc.aio.insecure_channel(settings.target, options=settings.channel_options)
+        return grpc.aio.secure_channel(settings.target, settings.credentials, options=settings.channel_options)
 
     async def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
         self._open()
         settings = self._settings
         try:
-            data = await self._methods[rpc.path](
+            data = await next(self._turns)[rpc.path](
                 request.SerializeToString(), timeout=settings.timeout(timeout_s), metadata=settings.metadata
             )
         except grpc.RpcError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from itertools import cycle
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
@@ -11,7 +12,6 @@ from google.protobuf.message import Message
 
 from drawdown import _audit, _keys, _operations, _requests, _responses, _rpcs
 from drawdown._channel import (
-    CHANNEL_OPTIONS,
     CLOSED,
     CLOSED_IN_FLIGHT,
     TARGET_DEFAULT,
@@ -92,13 +92,20 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
         plaintext_api_key: bool = False,
+        connections: int = 1,
         metadata: Metadata = (),
     ) -> None:
         self._settings = Settings.of(
-            target, timeout_s, credentials, metadata, api_key=api_key, plaintext_api_key=plaintext_api_key
+            target,
+            timeout_s,
+            credentials,
+            metadata,
+            api_key=api_key,
+            plaintext_api_key=plaintext_api_key,
+            connections=connections,
         )
-        self._channel: grpc.Channel | None = None
-        self._methods: dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._channels: list[grpc.Channel] = []
+        self._turns: Iterator[dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]] = iter(())
         self._closed = False
         self._lock = threading.Lock()  # over opening and closing only
 
@@ -118,8 +125,8 @@ class Client:
         """Closes the connection; calls in flight fail."""
         with self._lock:
             self._closed = True
-            if self._channel is not None:
-                self._channel.close()
+            for channel in self._channels:
+                channel.close()
 
     # --- the data plane ---
 
@@ -693,14 +700,21 @@ class Client:
         with self._lock:
             if self._closed:
                 raise RuntimeError(CLOSED)
-            if self._channel is None:
-                settings = self._settings
-                if settings.credentials is None:
-                    self._channel = grpc.insecure_channel(settings.target, options=CHANNEL_OPTIONS)
-                else:
-                    self._channel = grpc.secure_channel(settings.target, settings.credentials, options=CHANNEL_OPTIONS)
-                self._methods = {rpc.path: self._channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL}
-            return self._methods
+            if not self._channels:
+                self._channels = [self._open_channel() for _ in range(self._settings.connections)]
+                self._turns = cycle(
+                    [
+                        {rpc.path: channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL}
+                        for channel in self._channels
+                    ]
+                )
+            return next(self._turns)
+
+    def _open_channel(self) -> grpc.Channel:
+        settings = self._settings
+        if settings.credentials is None:
+            return grpc.insecure_channel(settings.target, options=settings.channel_options)
+        return grpc.secure_channel(settings.target, settings.credentials, options=settings.channel_options)
 
     def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
         methods = self._open()

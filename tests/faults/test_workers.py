@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import drawdown
-import drawdown._client
 from drawdown_server.commands.workers import run_workers
 from drawdown_server.dev.process import free_port, is_alive
 from drawdown_server.errors import ConfigurationError
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from integration.audit import Audit
 
 WORKERS: Final = 2
-CLIENTS: Final = 4
-"""Each with a connection of its own, so that the kernel gives some to either worker."""
+CONNECTIONS: Final = 4
+"""Of the client, so that the kernel gives some to either worker."""
 CALLS_BETWEEN: Final = 60
 TIMEOUT_S: Final = 10.0
 """Of a call: the machine of the tests is slow, and what is measured is failures, not time."""
@@ -42,31 +41,16 @@ def workers_config(config: Config) -> Config:
     return config.model_copy(update={"workers": WORKERS})
 
 
-@pytest.fixture(autouse=True)
-def no_shared_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients of one process share their connections to a server; those of several gateways do not."""
-    options = (*drawdown._client.CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-    monkeypatch.setattr(drawdown._client, "CHANNEL_OPTIONS", options)
-
-
 @dataclass
 class Served:
-    """Workers that serve, and clients at work on them."""
+    """Workers that serve, and a client at work on them."""
 
     server: Program
     port: int
     rpc: Rpc
     audit: Audit
     wallet: str
-    work: list[Work]
-
-    async def reaches(self, calls: int) -> None:
-        """Wait until every client has made so many more calls."""
-        await asyncio.gather(*(work.reaches(calls) for work in self.work))
-
-    @property
-    def failures(self) -> list[BaseException]:
-        return [failure for work in self.work for failure in work.failures]
+    work: Work
 
     def events(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.server.log_lines() if line["event"] == event]
@@ -91,7 +75,7 @@ def children(parent: int) -> set[int]:
 
 @asynccontextmanager
 async def serving(config: Config, directory: Path) -> AsyncIterator[Served]:
-    """Workers and clients at work; at the end every debit that a client knows of is there, and nothing else."""
+    """Workers and a client at work; at the end every debit that it knows of is there, and nothing else."""
     async with AsyncExitStack() as opened:
         server = await opened.enter_async_context(program("serve", config, directory))
         port = await server.ready()
@@ -99,23 +83,18 @@ async def serving(config: Config, directory: Path) -> AsyncIterator[Served]:
         audit = await opened.enter_async_context(open_audit(config))
         await rpc.create_assets()
         wallet = await rpc.wallet(USD=FUNDS)
-        clients = [
-            await opened.enter_async_context(drawdown.AsyncClient(f"127.0.0.1:{port}", timeout_s=TIMEOUT_S))
-            for _ in range(CLIENTS)
-        ]
-        work = [Work(client, wallet, f"c{number}-", tasks=2) for number, client in enumerate(clients)]
-        load = [asyncio.create_task(one.run()) for one in work]
+        client = drawdown.AsyncClient(f"127.0.0.1:{port}", timeout_s=TIMEOUT_S, connections=CONNECTIONS)
+        work = Work(await opened.enter_async_context(client), wallet, tasks=2 * CONNECTIONS)
+        load = asyncio.create_task(work.run())
         served = Served(server, port, rpc, audit, wallet, work)
         try:
             yield served
         finally:
-            for one in work:
-                one.stop.set()
-            await asyncio.gather(*load)
-        assert served.failures == []
+            work.stop.set()
+            await load
+        assert work.failures == []
         await audit.assert_conserved(wallet)
-        debited = sum(one.debited for one in work)
-        assert (await rpc.balance(wallet)).settled_units == FUNDS - debited
+        assert (await rpc.balance(wallet)).settled_units == FUNDS - work.debited
 
 
 @pytest.mark.parametrize(
@@ -130,14 +109,14 @@ async def test_no_call_fails_while_the_workers_are_restarted_in_turn(
 ) -> None:
     async with serving(workers_config, directory) as served:
         for number in range(restarts):
-            await served.reaches(CALLS_BETWEEN)
+            await served.work.reaches(CALLS_BETWEEN)
             before = served.pids()
             served.server.send(signal.SIGHUP)
             await served.tells("workers.restarted", number + 1)
             assert len(served.pids()) == WORKERS
             assert not served.pids() & before
-            assert served.failures == [], f"restart {number}"
-        await served.reaches(CALLS_BETWEEN)
+            assert served.work.failures == [], f"restart {number}"
+        await served.work.reaches(CALLS_BETWEEN)
         ready = served.events("server.ready")
         assert len(ready) == WORKERS * (restarts + 1)
         assert {line["worker"] for line in ready} == set(range(WORKERS))
@@ -149,11 +128,11 @@ async def test_no_call_fails_when_workers_are_killed_and_others_take_their_place
 ) -> None:
     async with serving(workers_config, directory) as served:
         for killed in range(1, 4):
-            await served.reaches(CALLS_BETWEEN)
+            await served.work.reaches(CALLS_BETWEEN)
             os.kill(min(served.pids()), signal.SIGKILL)
             await served.tells("worker.died", killed)
             await served.tells("server.ready", WORKERS + killed)
-        await served.reaches(CALLS_BETWEEN)
+        await served.work.reaches(CALLS_BETWEEN)
 
 
 async def test_connections_get_old_and_are_made_anew_without_a_failed_call(
@@ -170,7 +149,7 @@ async def test_connections_get_old_and_are_made_anew_without_a_failed_call(
         for _ in range(3):
             await until(all_are_new)
             first = local_ports(served.port)
-            await served.reaches(CALLS_BETWEEN)
+            await served.work.reaches(CALLS_BETWEEN)
         calls = [await calls_of(admin_port + index) for index in range(WORKERS)]
         assert min(calls) > 0, "both workers had some of the load"
 

@@ -19,14 +19,12 @@ class Work:
     Args:
         client: Open.
         wallet: With plenty of USD.
-        name: Of this one among several that use the same wallet.
         tasks: Calls in flight.
     """
 
-    def __init__(self, client: drawdown.AsyncClient, wallet: str, name: str = "h", tasks: int = TASKS) -> None:
+    def __init__(self, client: drawdown.AsyncClient, wallet: str, tasks: int = TASKS) -> None:
         self._client = client
         self._wallet = wallet
-        self._name = name
         self._tasks = tasks
         self.stop = asyncio.Event()
         self.debited = 0
@@ -40,7 +38,7 @@ class Work:
         number = 0
         while not self.stop.is_set():
             number += 1
-            hold_id = f"{self._name}{task}-{number}"
+            hold_id = f"h{task}-{number}"
             try:
                 names = {"wallet_id": self._wallet, "hold_id": hold_id}
                 await self._client.authorize(**names, amounts={"USD": 3}, ttl_s=600)

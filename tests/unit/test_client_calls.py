@@ -25,6 +25,8 @@ from drawdown.v1 import (
     wallet_service_pb2,
 )
 from fake_drawdown import Caller, Failure, FakeDrawdown, approved, committed, denied, released
+from faults.processes import sockets_to
+from integration.server import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -621,6 +623,38 @@ def test_a_client_made_without_an_event_loop_opens_in_the_one_that_uses_it(fake:
             await client.get_wallet(wallet_id="demo")
 
     asyncio.run(use())
+
+
+async def test_calls_take_turns_over_as_many_connections_as_asked_for(fake: FakeDrawdown) -> None:
+    fake.answer("GetWallet", wallet_service_pb2.GetWalletResponse())
+    port = int(fake.target.rpartition(":")[2])
+    async with drawdown.AsyncClient(fake.target, connections=3) as client:
+        for _ in range(6):
+            await client.get_wallet(wallet_id="demo")
+        assert sockets_to(port) == 3
+
+    async def closed() -> bool:
+        return sockets_to(port) == 0
+
+    await until(closed)
+
+    def synchronous() -> int:
+        with drawdown.Client(fake.target, connections=2) as client:
+            for _ in range(6):
+                client.get_wallet(wallet_id="demo")
+            return sockets_to(port)
+
+    assert await asyncio.to_thread(synchronous) == 2
+
+
+@pytest.mark.parametrize(
+    ("connections", "error"), [(0, ValueError), (65, ValueError), (True, TypeError), (1.5, TypeError)]
+)
+def test_a_number_of_connections_is_checked(connections: Any, error: type[Exception]) -> None:  # noqa: ANN401
+    with pytest.raises(error, match="connections"):
+        drawdown.Client(connections=connections)
+    with pytest.raises(error, match="connections"):
+        drawdown.AsyncClient(connections=connections)
 
 
 async def test_credentials_mean_tls(fake: FakeDrawdown) -> None:
