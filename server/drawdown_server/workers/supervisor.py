@@ -35,7 +35,8 @@ log = structlog.get_logger(__name__)
 
 SILENT_BEATS_MAX: Final = 30
 """A worker whose event loop has not moved for so many seconds serves nobody: callers time out after 2. Counted in
-beats of the supervisor, so that a machine that was paused kills nobody when it goes on."""
+beats of the supervisor, so that a machine that was paused kills nobody when it goes on, and from the first sign of life
+on, so that a slow machine may take its time to start one."""
 RESTART_FIRST_S: Final = 0.1
 """Pause before a worker that died soon after its start is restarted; doubles each time."""
 RESTART_MAX_S: Final = 10.0
@@ -107,6 +108,8 @@ class Supervisor:
     async def _start_all(self) -> int | None:
         """Start the workers; None when all serve or the stop came first, else the exit code of one that ended."""
         for batch in (range(1), range(1, self._count)):
+            if self._stop.is_set():
+                return None
             started = [await self._start(index) for index in batch]
             self._current.update((worker.index, worker) for worker in started)
             for worker in started:
@@ -209,7 +212,7 @@ class Supervisor:
             self._failures[index] = 0
             self._follow(self._watch(new))
             old.replace()
-            await self._end(old)
+            log.info("worker.replaced", worker=index, pid=old.pid, by=new.pid, code=await self._end(old))
             if self._stop.is_set():
                 return
         log.info("workers.restarted", workers=self._count)
@@ -226,7 +229,7 @@ class Supervisor:
         """Count the beats in which a worker was silent, and kill one that was for too many."""
         while True:
             await asyncio.sleep(BEAT_S)
-            for worker in self._all:
+            for worker in filter(Worker.has_spoken, self._all):
                 worker.silent_beats += 1
                 if worker.silent_beats == self._silent_beats_max:
                     log.error("worker.killed", worker=worker.index, pid=worker.pid, why="its event loop does not move")

@@ -31,6 +31,7 @@ class Worker:
         self.is_ready = False
         self.silent_beats = 0
         """Beats of the supervisor since the last sign of life."""
+        self._has_spoken = False
         self._hearing = asyncio.create_task(self._hear(), name=f"link of worker {index}")
         self._ready = asyncio.Event()
         self.ended = asyncio.create_task(self._end(), name=f"worker {index}")
@@ -63,6 +64,10 @@ class Worker:
                 raise
         return cls(index, process, ours)
 
+    def has_spoken(self) -> bool:
+        """It has given a sign of life."""
+        return self._has_spoken
+
     async def ready(self) -> bool:
         """Wait until it serves; False when it ended before."""
         waiting = asyncio.create_task(self._ready.wait())
@@ -87,6 +92,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         with suppress(OSError):
             while data := await loop.sock_recv(self._link, 64):
+                self._has_spoken = True
                 self.silent_beats = 0
                 if READY in data:
                     self.is_ready = True
