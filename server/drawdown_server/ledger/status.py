@@ -6,6 +6,7 @@ moment before another one.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -29,6 +30,9 @@ LAG_MAX_S: Final = 60.0
 """Events that wait for longer mean that nobody records them, or too slowly: they take well below a second."""
 LOOKS_MORE: Final = 2
 """What looks wrong beside a busy flusher, because it trimmed in that moment, does not look wrong three times."""
+HANDOVER_LOOKS: Final = 6
+HANDOVER_PAUSE_S: Final = 0.5
+"""A flusher that ends gives its partitions back, and another takes them within a third of ``lease_ttl_ms`` (1.7 s)."""
 SHOWN_MAX: Final = 8
 """Numbers of partitions in one sentence."""
 
@@ -128,7 +132,7 @@ async def _read_partitions(
             again = await examine_partitions(redis, ledger, doubtful)
             verdicts.update((verdict.partition, verdict) for verdict in again)
     waits = await _waits_s(redis, ledger, list(verdicts.values()))
-    leases = await ledger.list_leases()
+    leases = await _leases(ledger, len(verdicts))
     found = []
     for verdict in verdicts.values():
         waiting_s = waits.get(verdict.partition, 0.0)
@@ -148,6 +152,16 @@ async def _read_partitions(
             )
         )
     return found
+
+
+async def _leases(ledger: LedgerStore, count: int) -> dict[int, tuple[str, float]]:
+    """Who records what, after a moment if a partition is between two flushers."""
+    for _ in range(HANDOVER_LOOKS):
+        leases = await ledger.list_leases()
+        if len(leases) >= count:
+            return leases
+        await asyncio.sleep(HANDOVER_PAUSE_S)
+    return await ledger.list_leases()
 
 
 async def _waits_s(redis: Redis, ledger: LedgerStore, verdicts: Sequence[Verdict]) -> dict[int, float]:
