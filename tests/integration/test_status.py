@@ -83,11 +83,11 @@ async def test_events_that_nobody_records_are_counted_and_named(
         monkeypatch.setattr(status, "LAG_MAX_S", 0.0)
         stores = server.audit.stores
         late = await status.read_status(stores.client, stores.ledger, partitions=config.partitions, backlog_limit=1)
-        assert late.problems == [
+        assert set(late.problems) == {
             f"partition {partition}: events have waited for the ledger for more than 0 s",
             f"partition {partition}: more than 1 events wait (outbox_backlog_limit): new holds are refused",
             "4 partitions (0, 1, 2, 3): nobody records it",
-        ]
+        }
         done = await command(config, "status")
         assert (done.code, done.lines[-1]) == (1, "not healthy")
         assert any(line.split()[:3] == [str(partition), "1", "2"] for line in done.lines)
