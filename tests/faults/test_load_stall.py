@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STALL_S: Final = 1.0
 RATE: Final = 100
-DURATION_S: Final = 4
+DURATION_S: Final = 6
 
 
 async def test_a_server_that_stops_for_a_second_shows_in_the_tail_of_an_open_loop(
@@ -51,10 +51,10 @@ async def test_a_server_that_stops_for_a_second_shows_in_the_tail_of_an_open_loo
             await audit.assert_conserved(*(f"load-{number:05d}" for number in range(1, WALLETS + 1)))
     assert code == 0, err
     authorize = next(call for call in found["calls"] if call["call"] == "Authorize")
-    # A quarter of the requests came while nobody was there, and waited for half of the stall in the mean. A loop that
+    # A sixth of the requests came while nobody was there, and waited for half of the stall in the mean. A loop that
     # waits for the server would have had one slow call per gateway.
     assert authorize["count"] == RATE * DURATION_S
     assert authorize["latency_ms"]["max"] >= 1_000 * STALL_S * 0.9
-    assert authorize["latency_ms"]["p90"] >= 1_000 * STALL_S * 0.4
+    assert authorize["latency_ms"]["p95"] >= 1_000 * STALL_S * 0.4
     stalled = [point["latency_ms"].get("Authorize", {"p50": 0})["p50"] for point in found["over_time"]]
     assert max(stalled) >= 1_000 * STALL_S * 0.7

@@ -80,6 +80,15 @@ def test_the_report_says_what_was_done_and_what_came_of_it() -> None:
     assert "ok    conserved" in report
     assert "ok    p99<50ms (it was 20.000 ms)" in report
     assert "WARNING" not in report
+    assert "at the end" not in report
+
+
+def test_what_the_end_of_a_run_had_to_do_is_said() -> None:
+    recording = busy()
+    recording.released_at_end, recording.sent_again = 3, 2
+    words = "3 open holds released, 2 calls without an answer sent again"
+    assert f"at the end  {words}" in told(result_of(recording))
+    assert words in checked(page(result_of(recording), []))
 
 
 @pytest.mark.parametrize(("after", "held"), [(10_000, 0), (10_000 - 4_320, 0), (10_000 - 4_321, 5)])

@@ -85,7 +85,7 @@ def _rates(result: Result, intervals: Sequence[Interval]) -> str:
         outcome: [sum(n for (_, how), n in i.ended.items() if how is outcome) / width_s for i in intervals]
         for outcome in Outcome
     }
-    lines = [("requests due", "--grey", begun), ("calls ok", "--blue", ended[Outcome.OK])]
+    lines = [("requests", "--grey", begun), ("calls ok", "--blue", ended[Outcome.OK])]
     if result.denials:
         lines.append(("calls denied", "--orange", ended[Outcome.DENIED]))
     if result.errors:
@@ -159,8 +159,9 @@ def _verdicts(checks: Sequence[tuple[bool, str]]) -> str:
 def _tables(result: Result) -> Iterator[str]:
     for table in tables(result):
         yield f"<h2>{escape(table.title[0].upper() + table.title[1:])}</h2>{_table(table)}"
-    told = {"generator": facts(result)["generator"], **settings(result), **versions()}
-    rows = [[name, _setting(value)] for name, value in told.items() if value is not None]
+    told = {name: text for name, text in facts(result).items() if name in {"generator", "at the end"}}
+    listed = {**told, **settings(result), **versions()}
+    rows = [[name, _setting(value)] for name, value in listed.items() if value is not None]
     yield "<h2>Settings and versions</h2>" + _table(Table("", ["SETTING", "VALUE"], rows, 2))
 
 
@@ -176,7 +177,8 @@ def _setting(value: Json) -> str:
 
 def _table(table: Table) -> str:
     def cells(row: Sequence[str], tag: str) -> str:
-        of_text = ' class="text wide"'
+        # Where there are numbers the table scrolls; where all is text it wraps.
+        of_text = ' class="text wide"' if table.texts == len(table.head) else ' class="text"'
         return "".join(
             f"<{tag}{of_text if column < table.texts else ''}>{escape(cell)}</{tag}>" for column, cell in enumerate(row)
         )

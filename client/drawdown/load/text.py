@@ -39,7 +39,8 @@ def facts(result: Result) -> dict[str, str]:
     """What was done, in a few words each."""
     plan, recording = result.plan, result.recording
     ended = {outcome: recording.ended(outcome) for outcome in Outcome}
-    return {
+    released, again = recording.released_at_end, recording.sent_again
+    told = {
         "run": f"{plan.run_id} against {result.connection.target}, {result.began:%Y-%m-%d %H:%M:%S} UTC",
         "load": load(result),
         "requests": f"{plan.mix} over {len(plan.wallets):,} wallets, skew {plan.skew:g}",
@@ -53,6 +54,9 @@ def facts(result: Result) -> dict[str, str]:
             f"{max(result.cpu_shares, default=0):.0%} of a core"
         ),
     }
+    if released or again:
+        told["at the end"] = f"{released:,} open holds released, {again:,} calls without an answer sent again"
+    return told
 
 
 def load(result: Result) -> str:
