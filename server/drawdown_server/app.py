@@ -47,7 +47,7 @@ from drawdown_server.rpc.ledger import LedgerService
 from drawdown_server.rpc.ports import bind
 from drawdown_server.rpc.services import Services, service_names
 from drawdown_server.rpc.tls import open_certificate
-from drawdown_server.rpc.transport import server_options
+from drawdown_server.rpc.transport import server_options, session_age_s
 from drawdown_server.rpc.wallets import BalanceService, WalletService
 from drawdown_server.signals import stop_on_signals
 from drawdown_server.stores import Stores, process_name
@@ -167,7 +167,14 @@ def build_server(
     )
     Services(
         authorization=CarryingService(
-            calls, stores.holds, stores.ledger, assets, limits, token_keys(config), stores.confirmations
+            calls,
+            stores.holds,
+            stores.ledger,
+            assets,
+            limits,
+            token_keys(config),
+            stores.confirmations,
+            session_age_s=session_age_s(config.connection_age_s),
         ),
         assets=AssetService(admin, stores.ledger),
         wallets=WalletService(admin, stores.ledger),

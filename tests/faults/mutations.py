@@ -136,7 +136,7 @@ STORES_NOTHING: Final = {"CreateWalletToken"}
 """Neither reads by its name nor changes anything."""
 
 
-CARRIERS: Final = {"Batch"}
+CARRIERS: Final = {"Batch", "Session"}
 """RPCs that carry calls of the others: what these do, they do."""
 
 

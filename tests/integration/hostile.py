@@ -35,6 +35,7 @@ ALLOWED_TEXTS: Final = (
 INTEGERS: Final = (-1, 2**31 - 1, 2**31, -(2**31), 2**53, 2**62, 2**63 - 1, -(2**63))
 ALLOWED_INTEGERS: Final = (0, 1, 2, 5, 10, 60, 100, 3_600, 4_000_000_000, 2**53 - 2, 2**53 - 1)
 _INT32 = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32)
+_UINT64 = (FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64)
 _INT64 = (FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_SINT64, FieldDescriptor.TYPE_SFIXED64)
 
 
@@ -65,6 +66,8 @@ def scalars(field: FieldDescriptor) -> SearchStrategy[Any]:
         return st.one_of(st.integers(0, 3), st.integers(0, 3), st.integers(-2, 10) | integers(32))
     if field.type in _INT32:
         return integers(32)
+    if field.type in _UINT64:
+        return st.sampled_from((0, 1, 2**63, 2**64 - 1))
     assert field.type in _INT64, f"{field.full_name}: say what is hostile in a field of this type"
     return integers(64)
 

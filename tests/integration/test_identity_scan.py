@@ -116,10 +116,13 @@ async def answer(server: Server, method: str, credential: str) -> grpc.StatusCod
     request = GetMessageClass(METHODS[method].input_type)()
     if method == GET_BALANCE:
         request.wallet_id = WALLET  # type: ignore[attr-defined]
-    call = server.channel.unary_unary(f"/{method}", request_serializer=lambda message: message.SerializeToString())
     metadata = [("authorization", f"Bearer {credential}")] if credential else []
+    path, options = f"/{method}", {"timeout": DEADLINE_S, "metadata": metadata}
     try:
-        await call(request, timeout=DEADLINE_S, metadata=metadata)
+        if METHODS[method].client_streaming:
+            stream = server.channel.stream_stream(path)(iter([request.SerializeToString()]), **options)
+            return await stream.code()
+        await server.channel.unary_unary(path)(request.SerializeToString(), **options)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK

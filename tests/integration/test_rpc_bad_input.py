@@ -585,5 +585,5 @@ async def test_every_rpc_has_rows() -> None:
             (audit_pb, "AuditService"),
         )
     ]
-    names = {method.name for service in services for method in service.methods}
+    names = {method.name for service in services for method in service.methods if not method.client_streaming}
     assert names == set(BASE)

@@ -53,6 +53,8 @@ ANSWERS: Final = {
 LEAKS: Final = ("Traceback", "asyncpg", "redis", "Exception", "Error:", ".py", "lua", "SELECT ", "INSERT ")
 """Words that tell where an answer comes from; requests that contain one of them are not looked at for it."""
 
+SESSION: Final = "/drawdown.v1.AuthorizationService/Session"
+
 QUICK: Final = settings(
     max_examples=INPUTS, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
@@ -128,9 +130,13 @@ async def assert_answered(
     assert not failures
 
 
-def assert_useful(status: Any, raw: bytes) -> None:  # noqa: ANN401 - a google.rpc.Status, or what has its fields
+def assert_useful(
+    status: Any,  # noqa: ANN401 - a google.rpc.Status, or what has its fields
+    raw: bytes,
+    answers: set[grpc.StatusCode] = ANSWERS,
+) -> None:
     """The error is the caller's, says so with a reason, and tells nothing of what is behind."""
-    assert status.code in {code.value[0] for code in ANSWERS}, status
+    assert status.code in {code.value[0] for code in answers}, status
     assert status.message.isprintable()
     assert len(status.message) < MESSAGE_CHARS_MAX
     told = [word for word in LEAKS if word in status.message and word.encode() not in raw]
@@ -162,6 +168,35 @@ async def test_a_message_with_hostile_fields_is_answered(server: Server, victims
 @given(data=st.data())
 async def test_bytes_that_may_be_no_message_are_answered(server: Server, victims: Victims, data: DataObject) -> None:
     await check_bytes(server, victims, data)
+
+
+@QUICK
+@given(data=st.data())
+async def test_a_session_answers_hostile_operations_or_ends_with_a_reason(
+    server: Server, victims: Victims, data: DataObject
+) -> None:
+    names = st.sampled_from(sorted(pb.Operation.DESCRIPTOR.fields_by_name))
+    request = pb.SessionRequest()
+    for tag, name in enumerate(data.draw(st.lists(names, min_size=1, max_size=3))):
+        operation = pb.Operation(**{name: await valid_request(victims, name.capitalize())})
+        request.operations.add(tag=tag, operation=operation)
+    hostile = data.draw(damaged(request) | damaged(request.operations[0]).map(lambda one: [one]))
+    if isinstance(hostile, list):
+        hostile = pb.SessionRequest(operations=hostile)
+    raw = data.draw(st.just(hostile.SerializeToString()) | garbled(request))
+    with capture_logs() as logs:
+        stream = server.channel.stream_stream(SESSION)(iter([raw]), timeout=DEADLINE_S)
+        try:
+            async for reply in stream:
+                for result in pb.SessionResponse.FromString(reply).results:
+                    if result.result.HasField("error"):
+                        assert_useful(result.result.error, raw, ANSWERS | {grpc.StatusCode.DEADLINE_EXCEEDED})
+        except grpc.aio.AioRpcError as error:
+            status = rpc_status.from_call(error)
+            assert status is not None, error
+            assert_useful(status, raw)
+    failures = [line for line in logs if line["log_level"] in ("error", "critical") or "exc_info" in line]
+    assert not failures
 
 
 @pytest.mark.soak

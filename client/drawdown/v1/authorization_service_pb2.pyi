@@ -377,3 +377,41 @@ class BatchResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[OperationResult]
     def __init__(self, results: _Optional[_Iterable[_Union[OperationResult, _Mapping]]] = ...) -> None: ...
+
+class SessionRequest(_message.Message):
+    __slots__ = ("operations", "cancelled_tags")
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_TAGS_FIELD_NUMBER: _ClassVar[int]
+    operations: _containers.RepeatedCompositeFieldContainer[SessionOperation]
+    cancelled_tags: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, operations: _Optional[_Iterable[_Union[SessionOperation, _Mapping]]] = ..., cancelled_tags: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SessionOperation(_message.Message):
+    __slots__ = ("tag", "operation", "timeout", "traceparent", "tracestate")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    tag: int
+    operation: Operation
+    timeout: _duration_pb2.Duration
+    traceparent: str
+    tracestate: str
+    def __init__(self, tag: _Optional[int] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ..., timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+
+class SessionResponse(_message.Message):
+    __slots__ = ("results", "going_away")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    GOING_AWAY_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[SessionResult]
+    going_away: bool
+    def __init__(self, results: _Optional[_Iterable[_Union[SessionResult, _Mapping]]] = ..., going_away: bool = ...) -> None: ...
+
+class SessionResult(_message.Message):
+    __slots__ = ("tag", "result")
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    tag: int
+    result: OperationResult
+    def __init__(self, tag: _Optional[int] = ..., result: _Optional[_Union[OperationResult, _Mapping]] = ...) -> None: ...

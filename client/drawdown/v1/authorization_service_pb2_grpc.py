@@ -71,6 +71,11 @@ class AuthorizationServiceStub(object):
                 request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.BatchRequest.SerializeToString,
                 response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.BatchResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/drawdown.v1.AuthorizationService/Session',
+                request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.SessionRequest.SerializeToString,
+                response_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.SessionResponse.FromString,
+                _registered_method=True)
         self.ForceRelease = channel.unary_unary(
                 '/drawdown.v1.AuthorizationService/ForceRelease',
                 request_serializer=drawdown_dot_v1_dot_authorization__service__pb2.ForceReleaseRequest.SerializeToString,
@@ -150,6 +155,18 @@ class AuthorizationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Session(self, request_iterator, context):
+        """Calls of the data plane over one stream, for clients that make many: an operation costs less than half of what a call
+        of its own does. Each is as if it had been called alone, and is answered as soon as it is done, in any order. What has
+        come together goes into one message, in both directions. The credential is the stream's and is looked at again for
+        each operation; a stream whose key was revoked goes on and each of its operations fails. The server reads no further
+        while 256 operations are not answered. Half-close the stream to end it: what is under way is answered first. When the
+        stream breaks, the outcome of what was not answered is unknown: send it again with the same ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForceRelease(self, request, context):
         """Operators: gives back what a stuck hold holds. The hold counts as expired, so its usage can still be committed.
         """
@@ -208,6 +225,11 @@ def add_AuthorizationServiceServicer_to_server(servicer, server):
                     servicer.Batch,
                     request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.BatchRequest.FromString,
                     response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.BatchResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=drawdown_dot_v1_dot_authorization__service__pb2.SessionRequest.FromString,
+                    response_serializer=drawdown_dot_v1_dot_authorization__service__pb2.SessionResponse.SerializeToString,
             ),
             'ForceRelease': grpc.unary_unary_rpc_method_handler(
                     servicer.ForceRelease,
@@ -416,6 +438,33 @@ class AuthorizationService(object):
             '/drawdown.v1.AuthorizationService/Batch',
             drawdown_dot_v1_dot_authorization__service__pb2.BatchRequest.SerializeToString,
             drawdown_dot_v1_dot_authorization__service__pb2.BatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/drawdown.v1.AuthorizationService/Session',
+            drawdown_dot_v1_dot_authorization__service__pb2.SessionRequest.SerializeToString,
+            drawdown_dot_v1_dot_authorization__service__pb2.SessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

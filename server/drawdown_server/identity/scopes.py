@@ -45,6 +45,7 @@ SCOPES: Final[dict[str, Scope]] = {
     "drawdown.v1.AuthorizationService/Charge": Scope.AUTHORIZE,
     "drawdown.v1.AuthorizationService/Refund": Scope.AUTHORIZE,
     "drawdown.v1.AuthorizationService/Batch": Scope.AUTHORIZE,
+    "drawdown.v1.AuthorizationService/Session": Scope.AUTHORIZE,
     "drawdown.v1.AuthorizationService/ForceRelease": Scope.WALLETS,
     "drawdown.v1.AuthorizationService/GetHold": Scope.READ,
     "drawdown.v1.AuthorizationService/ListHolds": Scope.READ,

@@ -1,4 +1,4 @@
-"""Batch: many operations in one message, sent to the store together."""
+"""Batch and Session: calls of the data plane that come many to a message, or over one stream."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from drawdown_server import deadline
 from drawdown_server.rpc import wire
 from drawdown_server.rpc.authorization import AuthorizationService
 from drawdown_server.rpc.operations import Operations, wallet_of
+from drawdown_server.rpc.session import Session
 from drawdown_server.rpc.validation import Checks
 from drawdown_server.turns import Turn, in_turn
 
@@ -32,10 +33,11 @@ _RESULTS: Final = pb.BatchResponse.DESCRIPTOR.fields_by_name["results"].number
 
 
 class CarryingService(AuthorizationService):
-    """AuthorizationService, also for many operations in one message.
+    """AuthorizationService, also for operations that other calls carry.
 
     Args:
         calls: What every call, and every operation, goes through.
+        session_age_s: After that the client of a Session is asked to open another one; 0: never.
         holds: And the rest: as of AuthorizationService.
     """
 
@@ -48,9 +50,13 @@ class CarryingService(AuthorizationService):
         limits: HoldLimits,
         tokens: TokenKeys,
         confirmations: Confirmations,
+        *,
+        session_age_s: float,
     ) -> None:
         super().__init__(holds, ledger, assets, limits, tokens, confirmations)
         self._operations = Operations(self, calls)
+        self._streams = calls.streams
+        self._session_age_s = session_age_s
 
     async def Batch(  # noqa: N802
         self, request: pb.BatchRequest, context: grpc.aio.ServicerContext[pb.BatchRequest, pb.BatchResponse]
@@ -67,7 +73,19 @@ class CarryingService(AuthorizationService):
                 for operation, turn in zip(request.operations, _turns(request.operations), strict=True)
             )
         )
-        return b"".join(wire.field(_RESULTS, result) for result in results)
+        return b"".join(wire.message_field(_RESULTS, result) for result in results)
+
+    async def Session(  # noqa: N802
+        self, requests: object, context: grpc.aio.ServicerContext[pb.SessionRequest, pb.SessionResponse]
+    ) -> None:
+        """Serve a stream of operations."""
+        metadata, carrier = context.invocation_metadata(), cast("CallContext", context)
+        session = Session(self._operations, metadata, carrier, age_s=self._session_age_s)
+        self._streams.add(session)
+        try:
+            await session.run()
+        finally:
+            self._streams.discard(session)
 
 
 def _turns(operations: Sequence[pb.Operation]) -> list[Turn | None]:

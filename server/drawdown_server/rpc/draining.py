@@ -58,6 +58,7 @@ async def end_calls(
         grace_s: How long calls in flight may take.
     """
     stop_listening(ports)
+    calls.send_away()
     with suppress(TimeoutError):
         async with asyncio.timeout(LEAVE_WAIT_S):
             await health.send_away()

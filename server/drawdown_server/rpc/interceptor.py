@@ -41,7 +41,7 @@ from drawdown_server.rpc.statuses import Ending
 from drawdown_server.rpc.transport import CARRIER_BYTES_MAX, OPERATION_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -59,7 +59,7 @@ OWN_SERVICES: Final = "/drawdown.v1."
 
 DATA_PLANE: Final = ".AuthorizationService"
 READING: Final = ("Get", "List")
-CARRIERS: Final = frozenset({"drawdown.v1.AuthorizationService/Batch"})
+CARRIERS: Final = frozenset(f"drawdown.v1.AuthorizationService/{name}" for name in ("Batch", "Session"))
 """Methods that carry operations, each of which counts as a call: they themselves count as none."""
 
 _Request = TypeVar("_Request")
@@ -68,6 +68,8 @@ _Response = TypeVar("_Response")
 if TYPE_CHECKING:
     Handle = Callable[[_Request, "CallContext"], Coroutine[object, object, _Response]]
     """Does a call; may be any method of a service of ours."""
+    Stream = Callable[[object, "CallContext"], Coroutine[object, object, None]]
+    """Does a stream."""
 
 
 class CallContext(Protocol):
@@ -81,6 +83,13 @@ class CallContext(Protocol):
 
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """What the transport knows of the caller."""
+
+
+class LongStream(Protocol):
+    """A stream that lives until somebody leaves."""
+
+    def go_away(self) -> None:
+        """Ask its client to leave."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
@@ -106,9 +115,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         """Calls that have come so far; those that go on without their caller count again."""
         self._idle = asyncio.Event()
         self._idle.set()
+        self.streams: set[LongStream] = set()
+        """Those that carry operations."""
         self._going_on: set[asyncio.Task[object]] = set()
         self.abandoned: Counter[tuple[str, str]] = Counter()
         """Calls of administrators that went on without their caller, by method and status."""
+
+    def send_away(self) -> None:
+        """Ask the clients of all streams to leave."""
+        for stream in self.streams:
+            stream.go_away()
 
     def refuse_new(self) -> None:
         """Answer every new call with UNAVAILABLE: this server is ending, another one will take it."""
@@ -170,8 +186,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if handler is None:
             self._recorder.unknown_method()
             return handler  # type: ignore[return-value]  # gRPC answers by itself
-        if handler.unary_unary is None or not method.startswith(OWN_SERVICES):
+        if not method.startswith(OWN_SERVICES):
             return handler
+        if handler.stream_stream is not None:
+            return self._streaming(handler_call_details, cast("Stream", handler.stream_stream))
         # The stubs describe the blocking server here; ours is grpc.aio's.
         inner = cast("Handle[_Request, _Response]", handler.unary_unary)
         deserialize = cast("Callable[[bytes], _Request]", handler.request_deserializer)
@@ -203,6 +221,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             cast("Callable[[_Request, grpc.ServicerContext], _Response]", call),
             request_deserializer=None,
             response_serializer=None if is_carrier else handler.response_serializer,
+        )
+
+    def _streaming(self, details: grpc.HandlerCallDetails, inner: Stream) -> grpc.RpcMethodHandler[_Request, _Response]:
+        """Wrap the handler of a stream: all that happens around a call, around its whole life."""
+
+        async def call(requests: object, context: CallContext) -> None:
+            try:
+                await self.run(
+                    details.method[1:],
+                    details.invocation_metadata,
+                    context,
+                    context.time_remaining(),
+                    lambda: requests,
+                    inner,
+                )
+            except DrawdownError as error:
+                failure = error
+            else:
+                return
+            await context.abort_with_status(Ending(failure))
+
+        return grpc.stream_stream_rpc_method_handler(
+            cast("Callable[[Iterator[_Request], grpc.ServicerContext], Iterator[_Response]]", call),
+            request_deserializer=None,
+            response_serializer=None,
         )
 
     async def run(

@@ -76,7 +76,7 @@ class Operations:
             answer = await self._calls.run(verb.method, metadata, context, time_left_s, request, verb.handle)
         except DrawdownError as error:
             return _failed(error)
-        return wire.field(verb.number, answer.SerializeToString())
+        return wire.message_field(verb.number, answer.SerializeToString())
 
 
 def wallet_of(operation: pb.Operation) -> str:
@@ -87,4 +87,4 @@ def wallet_of(operation: pb.Operation) -> str:
 
 def _failed(error: DrawdownError) -> bytes:
     """A serialized OperationResult; an OperationError has the bytes of a google.rpc.Status."""
-    return wire.field(_ERROR, status_of(error).SerializeToString())
+    return wire.message_field(_ERROR, status_of(error).SerializeToString())

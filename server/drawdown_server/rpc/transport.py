@@ -24,6 +24,8 @@ CLIENT_PING_MS: Final = 5_000
 CONNECTION_GRACE_MS: Final = 60_000
 """How long calls on a connection that is old may go on: longer than any call, of which those that wait for the ledger
 are the longest (30 s). Then streams such as Watch are ended; who follows one has a new connection by then."""
+AGE_JITTER: Final = 1.1
+"""gRPC ends a connection up to so many times its age later, so that not all clients come at once."""
 
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", CARRIER_BYTES_MAX),
@@ -58,3 +60,11 @@ def server_options(*, connections_max: int, connection_age_s: float, shares_port
         options.append(("grpc.max_connection_age_ms", int(connection_age_s * 1000)))
         options.append(("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS))
     return options
+
+
+def session_age_s(connection_age_s: float) -> float:
+    """After which time the client of a Session is asked to leave; 0: never.
+
+    Its connection is old by then for certain, so the next Session has a new one, and the grace is not over.
+    """
+    return connection_age_s * AGE_JITTER + CONNECTION_GRACE_MS / 2000 if connection_age_s else 0.0

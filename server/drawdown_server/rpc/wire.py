@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
+_VARINT: Final = 0
 _LENGTH_DELIMITED: Final = 2
 _CONTINUES: Final = 0x80
 _BITS: Final = 7
 
 
-def field(number: int, message: bytes) -> bytes:
+def message_field(number: int, message: bytes) -> bytes:
     """A field that is a message.
 
     Args:
@@ -21,6 +22,16 @@ def field(number: int, message: bytes) -> bytes:
         message: Serialized.
     """
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(message)) + message
+
+
+def number_field(number: int, value: int) -> bytes:
+    """A field that is an unsigned number.
+
+    Args:
+        number: Of the field.
+        value: Its value.
+    """
+    return _varint(number << 3 | _VARINT) + _varint(value)
 
 
 def _varint(value: int) -> bytes:

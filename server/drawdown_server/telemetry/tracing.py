@@ -130,11 +130,13 @@ class Tracing:
         found = _TRACEPARENT_FORM.fullmatch(parent) if parent else None
         if found is None:
             if self._tracer is None or random.random() >= self._sample_ratio:  # noqa: S311  # no secret
+                _current.set(None)  # an operation must not be taken for its stream
                 return "", None
             trace = self._start(self._tracer, method, Context())
             return trace.trace_id, trace
         trace_id, parent_id, flags = found.groups()
         if self._tracer is None or not int(flags, 16) & TraceFlags.SAMPLED:
+            _current.set(None)
             return trace_id, None
         caller = SpanContext(
             trace_id=int(trace_id, 16),
