@@ -64,6 +64,10 @@ def scalars(field: FieldDescriptor) -> SearchStrategy[Any]:
         return st.booleans()
     if field.type == FieldDescriptor.TYPE_ENUM:
         return st.one_of(st.integers(0, 3), st.integers(0, 3), st.integers(-2, 10) | integers(32))
+    return _numbers(field)
+
+
+def _numbers(field: FieldDescriptor) -> SearchStrategy[int]:
     if field.type in _INT32:
         return integers(32)
     if field.type in _UINT64:
