@@ -196,7 +196,7 @@ class WalletReading(msgspec.Struct, frozen=True):
 
 
 class WalletHead(msgspec.Struct, array_like=True, frozen=True):
-    """The field ``head`` of a wallet's hash, as ``store.lua`` packs it."""
+    """The field ``head`` of a wallet's hash, as ``verbs.lua`` packs it."""
 
     state: WalletState
     sequence: int
