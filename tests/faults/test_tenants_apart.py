@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-import stores
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
@@ -25,8 +24,8 @@ from drawdown.v1 import types_pb2
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
 from faults.mutations import CARRIERS, MUTATIONS, WITHOUT_A_WALLET, batch, cap, methods, story, told
 from integration.audit import open_audit
-from integration.credentials import create_key, with_keys
-from integration.server import Rpc, Server, authorize_request, pages, run_server, settings
+from integration.credentials import create_key, run_keyed_server
+from integration.server import Rpc, Server, authorize_request, pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -60,13 +59,8 @@ ANSWERS_A_SECRET: Final = {"CreateWalletToken"}
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(valkey_process: ValkeyProcess, postgres_process: PostgresProcess) -> AsyncIterator[Server]:
     """The server, called with a key of one tenant."""
-    stores.empty(valkey_process)
-    name = "tenants_apart"
-    url = await postgres_process.create_database(name, template=stores.TEMPLATE_DATABASE)
-    config = with_keys(settings(valkey_process.url, url))
-    async with run_server(config, credential=await create_key(config)) as running:
+    async with run_keyed_server(valkey_process, postgres_process) as running:
         yield running
-    await postgres_process.drop_database(name)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -12,14 +12,13 @@ import pytest
 import pytest_asyncio
 from google.protobuf.message_factory import GetMessageClass
 
-import stores
 from drawdown_server.app import open_stores
 from drawdown_server.identity.api_keys import Peppers, new_key
 from drawdown_server.identity.scopes import SCOPES, Scope
 from drawdown_server.identity.wallet_tokens import WalletTokenContent, WalletTokens
 from faults.mutations import SERVICE_FILES
-from integration.credentials import create_key, with_keys
-from integration.server import DEADLINE_S, run_server, settings
+from integration.credentials import create_key, run_keyed_server
+from integration.server import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -103,12 +102,8 @@ OF_ITS_SCOPE: Final = {"a wallet token": {GET_BALANCE}} | {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scanned(valkey_process: ValkeyProcess, postgres_process: PostgresProcess) -> AsyncIterator[Server]:
-    stores.empty(valkey_process)
-    name = "scanned"
-    postgres_url = await postgres_process.create_database(name, template=stores.TEMPLATE_DATABASE)
-    async with run_server(with_keys(settings(valkey_process.url, postgres_url)), assets=False) as server:
+    async with run_keyed_server(valkey_process, postgres_process, assets=False) as server:
         yield server
-    await postgres_process.drop_database(name)
 
 
 async def answer(server: Server, method: str, credential: str) -> grpc.StatusCode:

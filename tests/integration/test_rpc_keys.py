@@ -12,13 +12,12 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-import stores
 from drawdown.v1 import balance_service_pb2 as balance_pb
 from drawdown.v1 import key_service_pb2 as pb
 from drawdown.v1 import types_pb2
 from drawdown_server.identity.scopes import Scope
-from integration.credentials import create_key, with_keys
-from integration.server import Rpc, pages, run_server, settings, until
+from integration.credentials import create_key, run_keyed_server
+from integration.server import Rpc, pages, run_server, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,14 +35,8 @@ IN_2100: Final = Timestamp(seconds=4_102_444_800)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(valkey_process: ValkeyProcess, postgres_process: PostgresProcess) -> AsyncIterator[Server]:
-    """A server that wants keys, called with one that has every scope."""
-    stores.empty(valkey_process)
-    name = "key_service"
-    url = await postgres_process.create_database(name, template=stores.TEMPLATE_DATABASE)
-    config = with_keys(settings(valkey_process.url, url))
-    async with run_server(config, credential=await create_key(config)) as running:
+    async with run_keyed_server(valkey_process, postgres_process) as running:
         yield running
-    await postgres_process.drop_database(name)
 
 
 async def code_of(server: Server, secret: str) -> grpc.StatusCode:

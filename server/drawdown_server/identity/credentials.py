@@ -71,13 +71,15 @@ class Credentials:
         if self._everybody is not None:
             return self._everybody
         certified = None if self._certificates is None else self._certificates.caller_of(peer)
-        headers = [value for name, value in metadata or () if name == AUTHORIZATION]
-        if self._keys is None or not headers:
+        header: str | bytes | None = None
+        for name, value in metadata or ():
+            if name == AUTHORIZATION:
+                header = value if header is None else b""  # more than one is none
+        if self._keys is None or header is None:
             if certified is None:
                 raise unauthenticated()
             return certified
-        header = headers[0]
-        if len(headers) > 1 or not isinstance(header, str) or not header.startswith(SCHEME):
+        if not isinstance(header, str) or not header.startswith(SCHEME):
             raise unauthenticated()
         text = header[len(SCHEME) :]
         caller = self._keys.peek(text)
