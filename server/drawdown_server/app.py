@@ -247,6 +247,8 @@ async def serve(
         stores = await opened.enter_async_context(open_stores(config, metrics))
         changes = ChangeApplier(stores.holds, stores.ledger)
         identity = await open_identity(config, stores.ledger)
+        if identity.secrets is not None:
+            metrics.follow_keys(identity.secrets.keys)
         calls = build_calls(config, identity.credentials, metrics, tracing, stores.ledger)
         health = Health(service_names())
         server = build_server(

@@ -141,6 +141,17 @@ async def test_an_unknown_key_is_looked_up_again_only_after_a_moment(cache: KeyC
     assert keys.reads == [text[4:16]] * 2
 
 
+async def test_what_was_looked_up_is_counted_and_how_old_the_answer_is(cache: KeyCache, keys: Keys, time: Time) -> None:
+    for text in [keys.add(), new_key(), new_key(), "no key"]:
+        for _ in range(2):
+            await reason(cache, text)
+    assert (cache.found_total, cache.unknown_total) == (1, 2)
+    time.s += 7
+    assert cache.age_s == 7
+    await cache.refresh()
+    assert cache.age_s == 0
+
+
 async def test_guesses_fill_no_memory(cache: KeyCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_cache, "UNKNOWN_MAX", 10)
     for _ in range(35):

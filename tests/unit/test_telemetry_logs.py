@@ -50,6 +50,7 @@ def test_no_secret_gets_into_the_log(output: Literal["json", "console"], capsys:
         url=f"postgresql://drawdown:{SECRET}@db/ledger",
         query=f"postgresql://db/ledger?password={SECRET}",
         header=f"authorization: Bearer {SECRET}",
+        sentence=f"somebody wrote ddk_0123456789ab_{SECRET} and ddw_{SECRET} here",
     )
     try:
         _connect(SECRET)

@@ -81,6 +81,10 @@ class KeyCache:
         """Texts that were found to be right, so that the next call costs no HMAC."""
         self._unknown_until_s: dict[str, float] = {}
         self._looking_up = 0
+        self.found_total = 0
+        """Keys that were looked up and found; ended ones too."""
+        self.unknown_total = 0
+        """Keys that were looked up and never existed: guesses, or those of another installation."""
         self._read_s = -math.inf
         """When Postgres was last asked with success."""
         self._read_ms = 0
@@ -89,6 +93,11 @@ class KeyCache:
     def now_ms(self) -> int:
         """Postgres' time, as of its last answer."""
         return self._read_ms + int((clock.monotonic_s() - self._read_s) * 1000)
+
+    @property
+    def age_s(self) -> float:
+        """Since Postgres last said what has changed."""
+        return clock.monotonic_s() - self._read_s
 
     def peek(self, text: str) -> Caller | None:
         """The caller of a key that was right before and still is; None says nothing."""
@@ -110,10 +119,9 @@ class KeyCache:
         known = self._known.get(secret_id) or await self._look_up(secret_id)
         if known is None or not self._peppers.is_of(text, known.record.pepper_id, known.record.digest):
             raise unauthenticated()
-        now_s = clock.monotonic_s()
-        if now_s >= known.end_s:
+        if clock.monotonic_s() >= known.end_s:
             raise unauthenticated()
-        if now_s >= self._read_s + self._stale_max_s:
+        if self.age_s >= self._stale_max_s:
             raise StoreUnavailableError("postgres", "postgres was away for too long to know which keys are revoked")
         if self._known.get(secret_id) is known:  # else it was forgotten meanwhile
             self._by_text[text] = known
@@ -163,7 +171,9 @@ class KeyCache:
         finally:
             self._looking_up -= 1
         if record is not None:
+            self.found_total += 1
             return self._learn(record)
+        self.unknown_total += 1
         if len(self._unknown_until_s) >= UNKNOWN_MAX:
             self._unknown_until_s.clear()
         self._unknown_until_s[secret_id] = clock.monotonic_s() + UNKNOWN_TTL_S

@@ -1,7 +1,7 @@
 """Structured logs on stderr: one event per line, named ``noun.verb``, with keys instead of prose.
 
-Secrets never get there: values under a key that names a secret, passwords in URLs and credentials after ``Bearer`` are
-masked in every line, and tracebacks come without the values of variables. Lines of libraries take the same way.
+Secrets never get there: values under a key that names a secret, passwords in URLs, credentials after ``Bearer``, API keys
+and wallet tokens are masked in every line, and tracebacks come without the values of variables. Lines of libraries take the same way.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _SECRET_KEY: Final = re.compile(
     re.IGNORECASE,
 )
 _CREDENTIAL: Final = re.compile(r"\b(bearer|basic)\s+[^\s\"',;]+", re.IGNORECASE)
+_KEY_OR_TOKEN: Final = re.compile(r"\b(dd[kw]_)[0-9A-Za-z_-]+")
 _FIELDS_OF_OURS: Final = frozenset({"event", "level", "timestamp"})
 DEPTH_MAX: Final = 12
 """Nested values deeper than this are masked as a whole: a traceback has 5 levels."""
@@ -70,7 +71,7 @@ def _masked(name: str, value: object, depth: int) -> object:
         return MASK
     match value:
         case str():
-            return _CREDENTIAL.sub(rf"\1 {MASK}", mask_url(value))
+            return _KEY_OR_TOKEN.sub(rf"\1{MASK}", _CREDENTIAL.sub(rf"\1 {MASK}", mask_url(value)))
         case dict():
             return {key: _masked(str(key), nested, depth - 1) for key, nested in value.items()}
         case list() | tuple():

@@ -44,6 +44,17 @@ class CallCounts(Protocol):
         """Calls that went on without their caller, by path (with its slash) and gRPC's code."""
 
 
+class KeyCounts(Protocol):
+    """What the cache of API keys counts."""
+
+    found_total: int
+    unknown_total: int
+
+    @property
+    def age_s(self) -> float:
+        """Since Postgres last said what has changed."""
+
+
 class CertificateCounts(Protocol):
     """What the server's certificate knows of itself."""
 
@@ -164,6 +175,12 @@ class Metrics:
             "{reload}",
             "Times that the files of the certificate changed, by what came of it.",
             "outcome",
+        )
+        self._keys_age = registry.gauge(
+            "drawdown.keys.age", "s", "Since Postgres last said which API keys have changed; not there without keys."
+        )
+        self._keys_looked_up = registry.observed_counter(
+            "drawdown.keys.looked_up", "{key}", "API keys that this process had not seen before.", "outcome"
         )
         self._define_ledger(registry)
 
@@ -289,6 +306,11 @@ class Metrics:
         self._certificate_reloads.follow(
             lambda: {("taken",): certificate.reloads_total, ("refused",): certificate.failures_total}
         )
+
+    def follow_keys(self, keys: KeyCounts) -> None:
+        """Look here for what is known of API keys."""
+        self._keys_age.follow_one(lambda: keys.age_s)
+        self._keys_looked_up.follow(lambda: {("found",): keys.found_total, ("unknown",): keys.unknown_total})
 
     def follow_admission(self, refused: Mapping[ErrorReason, int]) -> None:
         """Look here for the calls that were refused, by the reason that they were told."""
