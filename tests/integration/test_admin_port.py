@@ -20,6 +20,7 @@ from drawdown_server.app import flush
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.telemetry.metrics import Metrics
 from drawdown_server.telemetry.prometheus import prometheus_name
+from integration.credentials import PEPPER
 from integration.server import Server, run_server, settings, until
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def admin_of(logs: list[Any]) -> Admin:
 
 @pytest.fixture
 def admin_config(valkey_url: str, postgres_url: str) -> Config:
-    return settings(valkey_url, postgres_url, admin_port=0)
+    return settings(valkey_url, postgres_url, admin_port=0, api_key_pepper=PEPPER)
 
 
 async def test_every_metric_is_there_to_be_scraped_after_some_traffic(admin_config: Config) -> None:
@@ -113,12 +114,16 @@ async def test_every_metric_is_there_to_be_scraped_after_some_traffic(admin_conf
         assert await admin.value("drawdown_dead_letters") == 0
 
         scraped = {name.removesuffix("_bucket").removesuffix("_created") for name, _ in await admin.samples()}
-        # Units have a series per asset that waits, and nothing waits now; nobody gave up either.
+        # Units have a series per asset that waits, and nothing waits now; nobody gave up or was refused either. There is
+        # no certificate.
         expected = {prometheus_name(definition) for definition in Metrics().registry.definitions}
         assert expected - scraped == {
             "drawdown_outbox_units",
             "drawdown_calls_abandoned_total",
             "drawdown_scripts_abandoned_total",
+            "drawdown_calls_refused_total",
+            "drawdown_tls_certificate_expire_time_seconds",
+            "drawdown_tls_reloads_total",
         }
         await server.assert_conserved(wallet)
 

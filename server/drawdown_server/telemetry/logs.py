@@ -1,7 +1,8 @@
 """Structured logs on stderr: one event per line, named ``noun.verb``, with keys instead of prose.
 
-Secrets never get there: values under a key that names a secret, passwords in URLs, credentials after ``Bearer``, API keys
-and wallet tokens are masked in every line, and tracebacks come without the values of variables. Lines of libraries take the same way.
+Secrets never get there: values under a key that names a secret, passwords in URLs, credentials after ``Bearer``, API
+keys and wallet tokens are masked in every line, and tracebacks come without the values of variables. Lines of libraries
+take the same way.
 """
 
 from __future__ import annotations
