@@ -20,6 +20,7 @@ from drawdown_server.errors import ErrorReason
 from drawdown_server.telemetry.instruments import Kind
 from drawdown_server.telemetry.metrics import Metrics
 from drawdown_server.telemetry.prometheus import prometheus_name
+from integration.credentials import PEPPER
 from integration.server import run_server, settings
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def test_what_queries_read_is_what_a_server_says(valkey_url: str, postgres_url: 
     port = free_port()
 
     async def scrape() -> str:
-        async with run_server(settings(valkey_url, postgres_url, admin_port=port)) as server:
+        async with run_server(settings(valkey_url, postgres_url, admin_port=port, api_key_pepper=PEPPER)) as server:
             wallet = await server.wallet(USD=100)
             await server.authorize(wallet, "h", USD=60)
             await server.authorize(wallet, "poor", USD=60)

@@ -114,8 +114,8 @@ async def test_every_metric_is_there_to_be_scraped_after_some_traffic(admin_conf
         assert await admin.value("drawdown_dead_letters") == 0
 
         scraped = {name.removesuffix("_bucket").removesuffix("_created") for name, _ in await admin.samples()}
-        # Units have a series per asset that waits, and nothing waits now; nobody gave up or was refused either. There is
-        # no certificate.
+        # Units have a series per asset that waits, and nothing waits now; nobody gave up or was refused either. There
+        # is no certificate.
         expected = {prometheus_name(definition) for definition in Metrics().registry.definitions}
         assert expected - scraped == {
             "drawdown_outbox_units",
