@@ -77,17 +77,22 @@ generate: $(PROTOS_INSTALLED) ## the Python stubs from protos/
 	@$(call generate_into,client)
 
 .PHONY: lock
-lock: ## requirements.lock from pyproject.toml, keeping versions (ARGS="--upgrade": the newest of all)
+lock: ## requirements.lock from pyproject.toml, and the image's from it, keeping versions (ARGS="--upgrade": the newest of all)
 	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	$(PYTHON) -m venv "$$tools"; \
 	"$$tools/bin/python" $(PIP_INSTALL) uv; \
 	cp requirements.lock "$$tools/lock" 2>/dev/null || true; \
 	sed -n '/^requires = /s/.*\[\(.*\)\].*/\1/p' pyproject.toml | tr -d '" ' | tr ',' '\n' > "$$tools/build.in"; \
-	echo editables >> "$$tools/build.in"; \
-	"$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
-		--no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-		pyproject.toml "$$tools/build.in" -o "$$tools/lock" $(ARGS); \
-	{ echo "# Made by: make lock"; grep -v '^#' "$$tools/lock"; } > requirements.lock
+	{ cat "$$tools/build.in"; echo editables; } > "$$tools/all.in"; \
+	compile() { "$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate "$$@"; }; \
+	keep() { { echo "# Made by: make lock"; grep -v '^#' "$$1"; } > "$$2"; }; \
+	compile --extra dev pyproject.toml "$$tools/all.in" -o "$$tools/lock" $(ARGS); \
+	keep "$$tools/lock" requirements.lock; \
+	compile --extra server pyproject.toml -c "$$tools/lock" -o "$$tools/server"; \
+	keep "$$tools/server" deploy/image/server.lock; \
+	compile "$$tools/build.in" -c "$$tools/lock" -o "$$tools/build"; \
+	keep "$$tools/build" deploy/image/build.lock
 
 .PHONY: clean
 clean: ## what the other targets made, except the data in .drawdown/

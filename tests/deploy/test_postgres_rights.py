@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -93,6 +98,29 @@ async def test_people_who_look_read_and_change_nothing(superuser_url: str) -> No
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(statement)
     finally:
+        await connection.close()
+
+
+async def test_passwords_of_a_container_are_those_in_its_environment(
+    postgres_process: PostgresProcess, postgres_url: str, superuser_url: str
+) -> None:
+    if shutil.which("psql") is None:
+        pytest.skip("psql is not installed (Debian: apt-get install postgresql-client)")
+    superuser = urlsplit(superuser_url)
+    server = {"PGHOST": "127.0.0.1", "PGPORT": str(postgres_process.port), "PGPASSWORD": str(superuser.password)}
+    database = {"POSTGRES_USER": str(superuser.username), "POSTGRES_DB": superuser.path.removeprefix("/")}
+    odd = "it's; $(new) \\"
+    for password in (odd, stores.PASSWORD):
+        await asyncio.to_thread(
+            subprocess.run,
+            [stores.DEPLOY / "postgres" / "passwords.sh"],
+            env=os.environ
+            | server
+            | database
+            | {"POSTGRES_MIGRATOR_PASSWORD": stores.PASSWORD, "POSTGRES_SERVER_PASSWORD": password},
+            check=True,
+        )
+        connection = await asyncpg.connect(postgres_url, password=password)
         await connection.close()
 
 
