@@ -35,6 +35,7 @@ def plan_of(**others: object) -> Plan:
         "in_flight_max": 100,
         "processes": 1,
         "seed": 7,
+        "settle_s": 10.0,
     }
     return Plan(**(settings | others))  # type: ignore[arg-type]
 
@@ -60,6 +61,7 @@ def result_of(
     cpu_share: float = 0.3,
     measured_s: float = 10.0,
     is_checked: bool = True,
+    unread: str = "",
     is_stopped_early: bool = False,
     **plan: object,
 ) -> Result:
@@ -76,5 +78,6 @@ def result_of(
         is_stopped_early=is_stopped_early,
         recording=recording,
         cpu_shares=[cpu_share],
-        books=books if is_checked else None,
+        books=books if is_checked and not unread else None,
+        unread=unread,
     )

@@ -42,6 +42,7 @@ def plan(**others: object) -> Plan:
         "in_flight_max": 100,
         "processes": 1,
         "seed": 7,
+        "settle_s": 10.0,
     }
     return Plan(**(settings | others))  # type: ignore[arg-type]
 

@@ -114,6 +114,15 @@ def test_balances_that_nobody_read_are_not_called_conserved() -> None:
     assert (conservation["is_checked"], conservation["assets"]) == (False, [])
 
 
+def test_balances_that_cannot_be_read_are_a_failure_with_a_report() -> None:
+    result = result_of(busy(), unread="UNAVAILABLE: nobody is there")
+    assert "FAIL  the balances could not be read after the run: UNAVAILABLE: nobody is there" in told(result)
+    found = document(result, [])
+    assert found["is_passed"] is False
+    assert isinstance(found["conservation"], dict)
+    assert found["conservation"]["unread"] == "UNAVAILABLE: nobody is there"
+
+
 def lagging() -> Recording:
     recording = busy()
     for _ in range(100):

@@ -150,6 +150,14 @@ ThinkOption = Annotated[
 TtlOption = Annotated[
     str | None, typer.Option("--ttl", metavar="TIME", help="Of holds. [default: the server's, 5 minutes]")
 ]
+SettleOption = Annotated[
+    str,
+    typer.Option(
+        "--settle",
+        metavar="TIME",
+        help="How long a server that does not answer is asked to settle what is open at the end.",
+    ),
+]
 SeedOption = Annotated[
     int | None, typer.Option("--seed", min=0, help="The same seed draws the same requests. [default: a random one]")
 ]
@@ -204,6 +212,7 @@ def load(
     used: UsedOption = "20..100",
     think: ThinkOption = "0s",
     ttl: TtlOption = None,
+    settle: SettleOption = "30s",
     seed: SeedOption = None,
     check: CheckOption = True,
     asserted: AssertOption = None,
@@ -245,6 +254,7 @@ def load(
         ttl_s=None if ttl is None else _seconds("--ttl", ttl),
         in_flight_max=in_flight,
         processes=processes,
+        settle_s=_seconds("--settle", settle),
         seed=random.randrange(SEED_BELOW) if seed is None else seed,  # noqa: S311 - a simulation, no secret
     )
     funds = dict.fromkeys(plan.assets, FUND_UNITS_DEFAULT) | _units(session, "--fund", fund or ()) if create else None

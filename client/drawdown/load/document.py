@@ -69,6 +69,7 @@ def document(result: Result, judged: Sequence[Judged]) -> dict[str, Json]:
         "conservation": {
             "is_checked": result.books is not None,
             "is_conserved": result.is_conserved,
+            "unread": result.unread,
             "assets": [
                 {
                     "asset": line.asset,
@@ -121,6 +122,7 @@ def settings(result: Result) -> dict[str, Json]:
         "think_s": plan.think_s,
         "ttl_s": plan.ttl_s,
         "seed": plan.seed,
+        "settle_s": plan.settle_s,
         "interval_s": plan.interval_s,
     }
 

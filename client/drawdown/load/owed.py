@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from drawdown.load.recording import Recording
 
-SETTLE_S: Final = 30.0
-"""How long the holds of a run are settled at its end before they are left to their ttl: a server that was restarted is
-back by then."""
 SETTLE_CONCURRENCY: Final = 64
 PAUSE_S: Final = 0.1
 """Before a call that got no answer is sent again."""
@@ -41,11 +38,18 @@ class Owed:
 
 
 class OpenHolds:
-    """Every hold that may be open: from before its Authorize is sent until its end was acknowledged."""
+    """Every hold that may be open: from before its Authorize is sent until its end was acknowledged.
 
-    def __init__(self, client: drawdown.AsyncClient, recording: Recording) -> None:
+    Args:
+        client: Connected; not closed here.
+        recording: Where the end of each is noted.
+        patience_s: How long calls without an answer are sent again at the end.
+    """
+
+    def __init__(self, client: drawdown.AsyncClient, recording: Recording, patience_s: float) -> None:
         self.recording = recording
         self._client = client
+        self._patience_s = patience_s
         self._owed: dict[str, Owed] = {}
 
     def __len__(self) -> int:
@@ -66,7 +70,7 @@ class OpenHolds:
 
     async def settle(self) -> None:
         """Ends all of them; what fails for good is counted in the recording."""
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + self._patience_s
         todo = iter(list(self._owed.items()))
 
         async def work() -> None:

@@ -125,6 +125,9 @@ class Plan:
     """Of this run; open loop only. An arrival past it waits, and its latency with it."""
     processes: int
     seed: int
+    settle_s: float
+    """How long holds are settled at the end of the run, while the server does not answer, before they are left to their
+    ttl."""
 
     @property
     def interval_s(self) -> float:

@@ -72,7 +72,9 @@ class Result:
     cpu_shares: Sequence[float]
     """Of each process, of one core."""
     books: Books | None
-    """None when nobody looked."""
+    """None when nobody looked, or could look."""
+    unread: str = ""
+    """Why the balances could not be read after the run."""
 
     @cached_property
     def latency(self) -> dict[Call, Histogram]:
@@ -139,7 +141,8 @@ class Result:
     @property
     def is_conserved(self) -> bool:
         """Whether the tool's books and the server's say the same and nothing is left held, as far as anybody looked."""
-        return all(line.is_conserved for line in self.conservation) and not self.recording.unsettled
+        is_settled = not self.recording.unsettled and not self.unread
+        return is_settled and all(line.is_conserved for line in self.conservation)
 
     @property
     def late_start_percent(self) -> float:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
+import drawdown
 from drawdown.load import process, wallets
 from drawdown.load.recording import NS, Recording
 from drawdown.load.result import Books, Result
@@ -97,7 +98,7 @@ def run(
     Raises:
         LoadError: A process failed.
         WalletsError: The wallets cannot be used.
-        DrawdownError: A call before or after the traffic failed.
+        DrawdownError: A call before the traffic failed.
         KeyboardInterrupt: Interrupted before the traffic, or twice.
     """
     patient = dataclasses.replace(connection, timeout_s=max(PATIENCE_S, connection.timeout_s))
@@ -107,7 +108,12 @@ def run(
     began = datetime.now(UTC)
     with _interrupts(progress) as interrupts:
         traffic = _Parent(plan, connection, progress, interrupts).run()
-        after = asyncio.run(_read(plan, patient, progress)) if is_checked else None
+        after, unread = None, ""
+        if is_checked:
+            try:
+                after = asyncio.run(_read(plan, patient, progress))
+            except drawdown.DrawdownError as error:  # the server is gone: all the more is the report wanted
+                unread = f"{error.code.name}: {error.message}"
     return Result(
         plan=plan,
         connection=connection,
@@ -117,6 +123,7 @@ def run(
         recording=traffic.recording,
         cpu_shares=traffic.cpu_shares,
         books=None if before is None or after is None else Books(before, after),
+        unread=unread,
     )
 
 

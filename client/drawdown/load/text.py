@@ -103,16 +103,16 @@ def tables(result: Result) -> list[Table]:
 
 def verdicts(result: Result, judged: Sequence[Judged]) -> list[tuple[bool, str]]:
     """Whether the books are right, and each assertion holds."""
-    unsettled = result.recording.unsettled
-    if unsettled:
-        why = ", ".join(f"{count:,} {reason}" for reason, count in unsettled.items())
-        money = [(False, f"holds that could not be settled at the end: {why}")]
-    elif result.books is None:
-        money = []
-    elif result.is_conserved:
-        money = [(True, "conserved: the balances fell by what was debited, nothing is left held")]
-    else:
-        money = [(False, "not conserved: the balances differ from what was debited, or holds are left")]
+    money: list[tuple[bool, str]] = []
+    if result.recording.unsettled:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in result.recording.unsettled.items())
+        money.append((False, f"holds that could not be settled at the end: {why}"))
+    if result.unread:
+        money.append((False, f"the balances could not be read after the run: {result.unread}"))
+    elif result.books is not None and all(line.is_conserved for line in result.conservation):
+        money.append((True, "conserved: the balances fell by what was debited, nothing is left held"))
+    elif result.books is not None:
+        money.append((False, "not conserved: the balances differ from what was debited, or holds are left"))
     return money + [(one.holds, f"{one.text} (it was {one.value})") for one in judged]
 
 

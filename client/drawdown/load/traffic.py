@@ -55,7 +55,7 @@ class Traffic:
         self._plan = plan
         self._process = process
         self._requests: Iterator[Request] = requests(plan, process)
-        self._holds = OpenHolds(client, recording)
+        self._holds = OpenHolds(client, recording, plan.settle_s)
         self._zero_ns = recording.zero_ns
         self._end_ns = recording.zero_ns + round(plan.duration_s * NS)
         self._stop = stop
