@@ -249,6 +249,8 @@ async def serve(
         identity = await open_identity(config, stores.ledger)
         if identity.secrets is not None:
             metrics.follow_keys(identity.secrets.keys)
+        if identity.certificates is not None:
+            metrics.follow_reloads("callers", identity.certificates)
         calls = build_calls(config, identity.credentials, metrics, tracing, stores.ledger)
         health = Health(service_names())
         server = build_server(

@@ -84,9 +84,14 @@ class Config(BaseSettings):
         Field(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$", description="tenant of every call with identity none"),
     ] = "default"
     identity: Annotated[
-        Literal["none", "keys"],
-        Field(description="who may call: everybody (none), or who brings an API key (keys)"),
+        Literal["none", "keys", "certificates", "either"],
+        Field(description="who may call: everybody, who brings an API key, who brings a certificate, or either"),
     ] = "none"
+    certificate_callers: Annotated[
+        Path | None,
+        BeforeValidator(_none_if_empty),
+        Field(description="TOML file: tenant and scopes by the names in callers' certificates"),
+    ] = None
     api_key_pepper: Annotated[
         str,
         Field(

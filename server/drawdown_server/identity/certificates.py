@@ -30,7 +30,7 @@ import asyncio
 import re
 import tomllib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 import structlog
@@ -40,8 +40,10 @@ from drawdown_server.identity.caller import Caller
 from drawdown_server.identity.scopes import Scope  # noqa: TC001  # msgspec needs the type at run time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from drawdown_server.identity.credentials import Peer
 
 log = structlog.get_logger(__name__)
 
@@ -64,13 +66,6 @@ _ODD_PATH: Final = re.compile(r"%|//|/\.\.?(/|$)")
 
 Names: TypeAlias = "tuple[tuple[bytes, ...], tuple[bytes, ...]]"
 """URIs and DNS names."""
-
-
-class Peer(Protocol):
-    """What we need of grpc.aio's context."""
-
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """What the transport knows of the caller."""
 
 
 class CallerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

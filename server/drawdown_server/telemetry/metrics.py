@@ -55,11 +55,15 @@ class KeyCounts(Protocol):
         """Since Postgres last said what has changed."""
 
 
-class CertificateCounts(Protocol):
-    """What the server's certificate knows of itself."""
+class ReloadCounts(Protocol):
+    """What somebody knows who follows a file."""
 
     reloads_total: int
     failures_total: int
+
+
+class CertificateCounts(ReloadCounts, Protocol):
+    """What the server's certificate knows of itself."""
 
     @property
     def expire_s(self) -> float:
@@ -170,10 +174,12 @@ class Metrics:
             "s",
             "When the server's certificate expires, since the Unix epoch; not there without TLS.",
         )
-        self._certificate_reloads = registry.observed_counter(
+        self._followed: dict[str, ReloadCounts] = {}
+        self._reloads = registry.observed_counter(
             "drawdown.tls.reloads",
             "{reload}",
-            "Times that the files of the certificate changed, by what came of it.",
+            "Times that the server's certificate, or the file of certificates' callers, changed, by what came of it.",
+            "file",
             "outcome",
         )
         self._keys_age = registry.gauge(
@@ -303,8 +309,17 @@ class Metrics:
     def follow_certificate(self, certificate: CertificateCounts) -> None:
         """Look here for the expiry of the server's certificate, and how often it was replaced."""
         self._certificate_expiry.follow_one(lambda: certificate.expire_s)
-        self._certificate_reloads.follow(
-            lambda: {("taken",): certificate.reloads_total, ("refused",): certificate.failures_total}
+        self.follow_reloads("certificate", certificate)
+
+    def follow_reloads(self, file: str, counts: ReloadCounts) -> None:
+        """Look here for how often a file was replaced: ``certificate`` or ``callers``."""
+        self._followed[file] = counts
+        self._reloads.follow(
+            lambda: {
+                (name, outcome): count
+                for name, each in self._followed.items()
+                for outcome, count in (("taken", each.reloads_total), ("refused", each.failures_total))
+            }
         )
 
     def follow_keys(self, keys: KeyCounts) -> None:
