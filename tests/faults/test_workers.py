@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -84,7 +85,7 @@ async def serving(config: Config, directory: Path) -> AsyncIterator[Served]:
         await rpc.create_assets()
         wallet = await rpc.wallet(USD=FUNDS)
         client = drawdown.AsyncClient(f"127.0.0.1:{port}", timeout_s=TIMEOUT_S, connections=CONNECTIONS)
-        work = Work(await opened.enter_async_context(client), wallet, tasks=2 * CONNECTIONS)
+        work = Work(await opened.enter_async_context(client), wallet, tasks=CONNECTIONS)
         load = asyncio.create_task(work.run())
         served = Served(server, port, rpc, audit, wallet, work)
         try:
@@ -107,7 +108,8 @@ async def serving(config: Config, directory: Path) -> AsyncIterator[Served]:
 async def test_no_call_fails_while_the_workers_are_restarted_in_turn(
     workers_config: Config, directory: Path, restarts: int
 ) -> None:
-    async with serving(workers_config, directory) as served:
+    admin_port = free_ports(WORKERS)
+    async with serving(workers_config.model_copy(update={"admin_port": admin_port}), directory) as served:
         for number in range(restarts):
             await served.work.reaches(CALLS_BETWEEN)
             before = served.pids()
@@ -116,6 +118,8 @@ async def test_no_call_fails_while_the_workers_are_restarted_in_turn(
             assert len(served.pids()) == WORKERS
             assert not served.pids() & before
             assert served.work.failures == [], f"restart {number}"
+            for index in range(WORKERS):
+                await calls_of(admin_port + index)  # somebody answers there, although two wanted that port for a while
         await served.work.reaches(CALLS_BETWEEN)
         ready = served.events("server.ready")
         assert len(ready) == WORKERS * (restarts + 1)
@@ -138,7 +142,7 @@ async def test_no_call_fails_when_workers_are_killed_and_others_take_their_place
 async def test_connections_get_old_and_are_made_anew_without_a_failed_call(
     workers_config: Config, directory: Path
 ) -> None:
-    admin_port = free_port()
+    admin_port = free_ports(WORKERS)
     config = workers_config.model_copy(update={"connection_age_s": 0.5, "admin_port": admin_port})
     async with serving(config, directory) as served:
         first = local_ports(served.port)
@@ -204,6 +208,19 @@ async def test_workers_that_cannot_start_say_why_once(workers_config: Config, di
     errors = [line for line in server.log().splitlines() if not line.startswith("{")]
     assert errors == ["error: postgres cannot be reached"]
     assert [line["event"] for line in server.log_lines() if "worker" in line] == ["workers.gave_up"]
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row on which nobody listens at the moment."""
+    while True:
+        first = free_port()
+        try:
+            with ExitStack() as opened:
+                for port in range(first, first + count):
+                    opened.enter_context(socket.socket()).bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
 
 
 def local_ports(port: int) -> set[int]:
