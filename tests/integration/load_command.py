@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -24,6 +25,10 @@ class Run:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
 
+    def press_ctrl_c(self) -> None:
+        """SIGINT to every process of the run, as a terminal sends it."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
     async def end(self) -> tuple[int, Any, str]:
         """Exit code, the document, and stderr."""
         out, err = await asyncio.wait_for(self.process.communicate(), WAIT_S)
@@ -38,6 +43,7 @@ async def started(target: str, *words: str) -> AsyncIterator[Run]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "drawdown", "--target", target, "load", "--json", "--wallets", str(WALLETS), *words,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
     )  # fmt: skip
     try:
         yield Run(process)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -109,7 +108,7 @@ async def test_ctrl_c_ends_a_run_with_its_report(server: Server) -> None:
             return bool(holds.holds) and types_pb2.ENTRY_KIND_DEBIT in kinds
 
         await until(spends_and_holds, timeout_s=WAIT_S)
-        run.process.send_signal(signal.SIGINT)
+        run.press_ctrl_c()
         code, found, err = await run.end()
     assert code == 0, err
     assert "stopping: open holds are settled" in err

@@ -81,6 +81,18 @@ class Interrupts:
             raise KeyboardInterrupt
         self._progress.note("stopping: open holds are settled, then comes the report; once more to leave at once")
 
+    @contextmanager
+    def kept_from_children(self) -> Iterator[None]:
+        """What begins in here ignores SIGINT from its first moment: a Ctrl-C reaches every process of a terminal."""
+        if signal.getsignal(signal.SIGINT) is not self:
+            yield
+            return
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, self)
+
 
 def run(
     plan: Plan, connection: Connection, progress: Progress, *, funds: Mapping[str, int] | None, is_checked: bool = True
@@ -181,8 +193,9 @@ class _Parent:
         plan = self._plan
         self._progress.phase("connecting", 0)
         try:
-            for number in range(plan.processes):
-                self._children.append(self._spawn(number))
+            with self._interrupts.kept_from_children():
+                for number in range(plan.processes):
+                    self._children.append(self._spawn(number))
             self._wait_until_ready()
             zero_ns = time.monotonic_ns() + round((COMMON_START_S + plan.warmup_s) * NS)
             traffic = _Traffic(Recording(zero_ns, round(plan.interval_s * NS)))
