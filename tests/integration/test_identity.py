@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from structlog.testing import capture_logs
 
+from drawdown.v1 import audit_service_pb2 as audit_pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
 from drawdown.v1 import grant_service_pb2 as grant_pb
 from drawdown_server.app import open_stores
@@ -54,6 +55,15 @@ async def test_the_first_key_is_made_by_an_operator_and_works_at_once(keyed: Con
         again = await command(keyed, "create-key", "--tenant", "acme", "--scopes", "admin,read")
         assert (again.code, again.out) == (1, "")
         assert "key bootstrap exists" in again.err
+
+
+async def test_the_first_key_is_in_the_audit_log_of_its_tenant(keyed: Config) -> None:
+    async with run_server(keyed, assets=False) as server:
+        made = await command(keyed, "create-key", "--tenant", "acme", "--scopes", "admin")
+        listed = await Rpc(server.channel, made.lines[0]).call(audit_pb.ListAuditRecordsRequest())
+        (record,) = listed.records
+        assert (record.principal, record.method, record.target) == ("operator", "create-key", "key:bootstrap")
+        assert made.lines[0].rpartition("_")[2] not in str(record)
 
 
 async def test_a_first_key_that_breaks_a_rule_is_refused(keyed: Config) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from drawdown_server.commands.opening import open_ledger
 from drawdown_server.errors import ConfigurationError
+from drawdown_server.identity.admin_call import AdminCall, set_admin_call
 from drawdown_server.identity.caller import Caller
 from drawdown_server.identity.scopes import ALL_SCOPES, Scope
 from drawdown_server.identity.startup import open_identity
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _ID: Final = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
 OPERATOR: Final = "operator"
 """The principal of who can write to Postgres."""
+METHOD: Final = "create-key"
+"""What the audit log says instead of the name of an RPC."""
 
 
 async def run_create_key(config: Config, *, tenant_id: str, key_id: str, scopes: str) -> int:
@@ -40,13 +43,16 @@ async def run_create_key(config: Config, *, tenant_id: str, key_id: str, scopes:
     for name, value in (("--tenant", tenant_id), ("--key-id", key_id)):
         if not _ID.fullmatch(value):
             raise ConfigurationError(f"{name} must be 1-128 of [A-Za-z0-9._:@/-]")
+    wanted = parse_scopes(scopes)
+    request = {"key_id": key_id, "scopes": sorted(wanted)}
+    set_admin_call(AdminCall(tenant_id, OPERATOR, METHOD, "", f"key:{key_id}", request, ""))
     async with open_ledger(config) as ledger:
         admin = KeyAdmin(ledger, (await open_identity(config, ledger)).secrets)
         _, secret = await admin.create_key(
             Caller(tenant_id, OPERATOR, ALL_SCOPES),
             key_id=key_id,
             display_name="",
-            scopes=parse_scopes(scopes),
+            scopes=wanted,
             expire_ms=0,
         )
     if not secret:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 OUTCOMES: Final = {outcome: f"AUDIT_OUTCOME_{outcome}" for outcome in AuditOutcome}
 TARGET_CHARS_MAX: Final = 2 * TEXT_CHARS_MAX
-"""A cap's name has a subject, an asset and a window; a certificate's may have a long URI."""
+"""A cap's name has a subject, an asset and a window."""
+PRINCIPAL_CHARS_MAX: Final = 2_100
+"""That of a certificate has its name: a SPIFFE id may have 2048."""
 
 
 def record_proto(row: AuditRow) -> pb.AuditRecord:
@@ -55,7 +57,7 @@ class AuditService(pb_grpc.AuditServiceServicer):
         checks = Checks()
         checks.id("wallet_id", request.wallet_id, optional=True)
         checks.text("target", request.target, most=TARGET_CHARS_MAX)
-        checks.text("principal", request.principal, most=TARGET_CHARS_MAX)
+        checks.text("principal", request.principal, most=PRINCIPAL_CHARS_MAX)
         start_ms, end_ms = TIME_MIN_MS, TIME_MAX_MS
         if request.HasField("start_time"):
             start_ms = checks.time("start_time", request.start_time)

@@ -1,8 +1,8 @@
 """The server's certificate: read from files, and read again when they change, without a restart.
 
-gRPC asks for the certificate at every handshake, from threads of its own. A look at the files (three stats, 5 us) says
-whether they changed; by their identity too, because Kubernetes swaps a secret by turning a symlink. What has changed is
-read whole and checked before it is used: a pair that does not fit together, is half written or has expired is not
+gRPC asks for the certificate at every handshake, from threads of its own. A look at the files (a stat each) tells
+whether they changed; by their identity too, because Kubernetes swaps a secret by turning a symlink. What has changed
+is read whole and checked before it is used: a pair that does not fit together, is half written or has expired is not
 served, the one before it stays, and an error in the log and a metric say so. Connections that stand are not touched.
 """
 
@@ -170,7 +170,11 @@ def checked_pair(certificate: bytes, key: bytes, client_ca: bytes | None) -> Pai
         raise ConfigurationError("tls_key: is encrypted; the server has no password for it") from None
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError("tls_key: has no private key in PEM") from None
-    if _spki(private.public_key()) != _spki(chain[0].public_key()):
+    try:
+        public = _spki(chain[0].public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigurationError("tls_certificate: its key is of a kind that is not known here") from None
+    if _spki(private.public_key()) != public:
         raise ConfigurationError("tls_key: is not the key of tls_certificate's first certificate")
     expire = chain[0].not_valid_after_utc
     if expire <= datetime.now(UTC):
