@@ -179,6 +179,20 @@ def test_only_the_migration_has_the_password_of_the_owner() -> None:
         assert secrets == ({"drawdown-migrator"} if name == "drawdown-migrate" else {"drawdown"})
 
 
+def test_prometheus_finds_the_pods_and_calls_them_what_alerts_do() -> None:
+    (job,) = yaml.safe_load((DEPLOY / "prometheus" / "kubernetes.yaml").read_text())["scrape_configs"]
+    rules = job["relabel_configs"]
+    kept = {rule["source_labels"][0]: rule["regex"] for rule in rules if rule.get("action") == "keep"}
+    names = kept["__meta_kubernetes_pod_label_app_kubernetes_io_name"].split("|")
+    port = kept["__meta_kubernetes_pod_container_port_name"]
+    for name in names:
+        ports = pods()[name]["spec"]["containers"][0]["ports"]
+        assert port in {found["name"] for found in ports}
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
+    assert set(names) == {found["job_name"] for found in scraped}
+    assert {rule["target_label"] for rule in rules if "target_label" in rule} == {"job", "instance"}
+
+
 def test_selectors_find_the_pods_that_there_are() -> None:
     labels = {name: pod["metadata"]["labels"] for name, pod in pods().items()}
     for kind in ("Service", "PodDisruptionBudget", "Deployment"):
