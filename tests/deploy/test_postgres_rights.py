@@ -101,6 +101,10 @@ async def test_people_who_look_read_and_change_nothing(superuser_url: str) -> No
         await connection.close()
 
 
+async def test_a_server_finds_nothing_to_migrate_without_the_right_to_migrate(postgres_url: str) -> None:
+    assert await migrate(postgres_url) == []
+
+
 async def test_passwords_of_a_container_are_those_in_its_environment(
     postgres_process: PostgresProcess, postgres_url: str, superuser_url: str
 ) -> None:

@@ -148,11 +148,17 @@ async def test_every_metric_arrives_at_a_collector(config: Config, collector: Co
         await server.debits(wallet, at_least=1)
         await server.assert_conserved(wallet)
     definitions = {definition.name: definition for definition in Metrics().registry.definitions}
-    # Nothing waits for the ledger, so there is no asset whose units do; and nobody gave up.
+    # Nothing waits for the ledger, so there is no asset whose units do; nobody gave up or was refused. Neither TLS nor
+    # API keys are on.
     assert definitions.keys() - collector.metrics.keys() == {
         "drawdown.outbox.units",
         "drawdown.calls.abandoned",
         "drawdown.scripts.abandoned",
+        "drawdown.calls.refused",
+        "drawdown.tls.certificate.expire_time",
+        "drawdown.tls.reloads",
+        "drawdown.keys.age",
+        "drawdown.keys.looked_up",
     }
     for name, metric in collector.metrics.items():
         assert (metric.unit, metric.description) == (definitions[name].unit, definitions[name].description)

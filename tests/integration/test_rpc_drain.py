@@ -92,7 +92,7 @@ async def test_sigterm_answers_calls_in_flight_and_records_everything(
     slow = config.model_copy(update={"drain_delay_s": 0.3, "valkey_timeout_ms": 20_000})
     async with open_audit(slow) as audit, process(slow, directory) as (server, rpc):
         wallet = await rpc.wallet(USD=1000)
-        assert [await health(rpc, name) for name in ("", LIVENESS, *service_names())] == [SERVING] * 9
+        assert {await health(rpc, name) for name in ("", LIVENESS, *service_names())} == {SERVING}
         for number in range(30):
             await rpc.authorize(wallet, f"h{number}", USD=2)
         await asyncio.gather(*(rpc.commit(wallet, f"h{number}", USD=1) for number in range(30)))

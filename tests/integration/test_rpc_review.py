@@ -166,8 +166,7 @@ async def test_holds_in_assets_that_a_server_has_not_seen_go_on_without_postgres
         await first.assert_conserved(wallet)
 
 
-async def test_dev_on_stores_that_its_seed_does_not_fit_says_so_in_one_line(config: Config, superuser_url: str) -> None:
-    config = config.model_copy(update={"postgres_url": superuser_url})  # it migrates as well
+async def test_dev_on_stores_that_its_seed_does_not_fit_says_so_in_one_line(config: Config) -> None:
     async with open_pool(config) as pool:
         await LedgerStore(pool).create_asset(config.tenant, "USD", 2, "US dollar", OveragePolicy.CHARGE_AVAILABLE)
     command = [sys.executable, "-m", "drawdown_server", "dev", "--grpc-port", "0"]

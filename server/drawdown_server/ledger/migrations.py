@@ -121,7 +121,12 @@ class _AlreadyThereError(Exception):
 
 
 async def _create_table(connection: Connection) -> None:
-    """Create schema_migrations; IF NOT EXISTS looks before it locks, so a server that is as fast as we fails us."""
+    """Create schema_migrations; IF NOT EXISTS looks before it locks, so a server that is as fast as we fails us.
+
+    Where it is, nothing is asked of Postgres that only an owner may do: there may be nothing to migrate.
+    """
+    if await connection.fetchval(QUERIES["migrations_table_exists"]):
+        return
     with suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError):
         await connection.execute(QUERIES["migrations_table"])
 
