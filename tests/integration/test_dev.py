@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 import drawdown
+import stores
 from faults.processes import environment
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ async def dev(data_dir: Path, variables: dict[str, str]) -> AsyncIterator[tuple[
 
 
 def stores_of(config: Config) -> dict[str, str]:
-    """Dev on stores that run already."""
+    """Dev on stores that run already, as whoever may migrate them: it does that itself."""
+    config = config.model_copy(update={"postgres_url": stores.as_user(config.postgres_url, stores.MIGRATOR)})
     names = ("DRAWDOWN_VALKEY_URL", "DRAWDOWN_POSTGRES_URL", "DRAWDOWN_PARTITIONS")
     return {name: value for name, value in environment(config).items() if name in names}
 
