@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
@@ -77,6 +79,11 @@ class Failure:
         """Ends the call."""
         if self.bare:
             context.abort(self.code, self.message)
+        context.abort_with_status(rpc_status.to_status(self.status()))
+        raise AssertionError("abort returns never")
+
+    def status(self) -> status_pb2.Status:
+        """As a google.rpc.Status."""
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         details: list[Message] = []
         if self.reason:
@@ -98,8 +105,7 @@ class Failure:
             packed = any_pb2.Any()
             packed.Pack(detail)
             status.details.append(packed)
-        context.abort_with_status(rpc_status.to_status(status))
-        raise AssertionError("abort returns never")
+        return status
 
 
 Answer: TypeAlias = Message | Failure | Callable[[Any], Message | Failure]
@@ -115,16 +121,26 @@ class Call:
 
 
 class FakeDrawdown:
-    """The server; use it with ``with``."""
+    """The server; use it with ``with``.
 
-    def __init__(self) -> None:
+    Args:
+        sessions: Whether it knows Session, whose operations are answered from the scripts of their RPCs.
+    """
+
+    def __init__(self, *, sessions: bool = True) -> None:
         self._script: dict[str, list[Answer]] = {}
         self._calls: list[Call] = []
         self._changed = threading.Condition()
         self._server = grpc.server(ThreadPoolExecutor(THREADS))
+        self._workers = ThreadPoolExecutor(THREADS)
         for service in SERVICES:
-            # Streams are left out: a client that wants one must do without.
             handlers = {method.name: self._handler(method) for method in service.methods if not method.client_streaming}
+            if "Session" in service.methods_by_name and sessions:
+                handlers["Session"] = grpc.stream_stream_rpc_method_handler(
+                    self._session,
+                    request_deserializer=authorization_service_pb2.SessionRequest.FromString,
+                    response_serializer=authorization_service_pb2.SessionResponse.SerializeToString,
+                )
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
         self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
@@ -136,6 +152,7 @@ class FakeDrawdown:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._server.stop(grace=None).wait(WAIT_S)
+        self._workers.shutdown(wait=False)
 
     def answer(self, rpc: str, *answers: Answer) -> None:
         """Sets the script of an RPC."""
@@ -157,16 +174,7 @@ class FakeDrawdown:
 
     def _handler(self, method: MethodDescriptor) -> grpc.RpcMethodHandler[Message, Message]:
         def serve(request: Message, context: grpc.ServicerContext) -> Message:
-            metadata = {pair[0]: pair[1] for pair in context.invocation_metadata()}
-            with self._changed:
-                self._calls.append(Call(method.name, request, metadata))
-                self._changed.notify_all()
-                script = self._script.get(method.name, [])
-                answer = script.pop(0) if len(script) > 1 else script[0] if script else None
-            if answer is None:
-                context.abort(grpc.StatusCode.UNIMPLEMENTED, f"the test has no answer for {method.name}")
-            if callable(answer):
-                answer = answer(request)
+            answer = self._answer(method.name, request, context)
             if isinstance(answer, Failure):
                 answer.abort(context)
             return answer
@@ -176,6 +184,43 @@ class FakeDrawdown:
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
+
+    def _answer(self, rpc: str, request: Message, context: grpc.ServicerContext) -> Message | Failure:
+        metadata = {pair[0]: pair[1] for pair in context.invocation_metadata()}
+        with self._changed:
+            self._calls.append(Call(rpc, request, metadata))
+            self._changed.notify_all()
+            script = self._script.get(rpc, [])
+            answer = script.pop(0) if len(script) > 1 else script[0] if script else None
+        if answer is None:
+            return Failure(grpc.StatusCode.UNIMPLEMENTED, f"the test has no answer for {rpc}")
+        return answer(request) if callable(answer) else answer
+
+    def _session(
+        self, requests: Iterator[authorization_service_pb2.SessionRequest], context: grpc.ServicerContext
+    ) -> Iterator[authorization_service_pb2.SessionResponse]:
+        context.send_initial_metadata(())
+        answers: SimpleQueue[authorization_service_pb2.SessionResponse | None] = SimpleQueue()
+
+        def perform(tagged: authorization_service_pb2.SessionOperation) -> None:
+            name = str(tagged.operation.WhichOneof("operation"))
+            answer = self._answer(name.capitalize(), getattr(tagged.operation, name), context)
+            result = authorization_service_pb2.OperationResult()
+            if isinstance(answer, Failure):
+                result.error.ParseFromString(answer.status().SerializeToString())
+            else:
+                getattr(result, name).CopyFrom(answer)
+            response = authorization_service_pb2.SessionResponse()
+            response.results.add(tag=tagged.tag, result=result)
+            answers.put(response)
+
+        def take() -> None:
+            with suppress(Exception):  # the client is gone
+                wait([self._workers.submit(perform, tagged) for request in requests for tagged in request.operations])
+            answers.put(None)
+
+        threading.Thread(target=take, daemon=True).start()
+        yield from iter(answers.get, None)
 
 
 class Caller:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import grpc
 
@@ -26,31 +26,47 @@ _API_KEY: Final = re.compile(r"[!-~]+")
 TARGET_DEFAULT: Final = "127.0.0.1:50051"
 """Where `make run` serves."""
 
+Transport: TypeAlias = Literal["unary", "session"]
+"""How the calls of the data plane travel: each as an RPC of its own, or together over a few long-lived Sessions."""
+
 TIMEOUT_S_DEFAULT: Final = 2.0
 """An answer takes about a millisecond; a request that waits for its Authorize longer than this is better refused."""
 
 ATTEMPTS_MAX: Final = 3
 """The first and two more: enough for a server that restarts behind a load balancer, few enough not to pile up."""
 
+BACKOFF_S: Final = 0.05
+"""Before the second attempt, with jitter; a draining server is gone from the list by then."""
+
+BACKOFF_MAX_S: Final = 0.5
+"""Between two attempts. All share the call's one deadline."""
+
+BACKOFF_FACTOR: Final = 3
+
+RETRY_TOKENS: Final = 600
+RETRY_TOKENS_BACK: Final = 0.1
+
 _SERVICE_CONFIG: Final = {
     "methodConfig": [
+        # What a Session carries is sent again one by one (_retries.py).
+        {"name": [{"service": "drawdown.v1.AuthorizationService", "method": "Session"}]},
         {
             "name": [{}],  # every method: reads are safe, and each mutation is idempotent by the id that it carries
             "retryPolicy": {
                 "maxAttempts": ATTEMPTS_MAX,
-                "initialBackoff": "0.05s",  # with jitter; a draining server is gone from the list by then
-                "maxBackoff": "0.5s",  # all attempts share the call's one deadline
-                "backoffMultiplier": 3,
+                "initialBackoff": f"{BACKOFF_S}s",
+                "maxBackoff": f"{BACKOFF_MAX_S}s",
+                "backoffMultiplier": BACKOFF_FACTOR,
                 # CANCELLED comes from a server, or a proxy, that ended before it took the call: a caller who cancels
                 # is past all retries. DEADLINE_EXCEEDED has no time left, RESOURCE_EXHAUSTED would make it worse.
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
-        }
+        },
     ],
     # Each failure costs one token, each success gives 0.1 back; below half, no retries: a service that is down for
     # good sees each call once and not three times. Half is more than the calls that one lost connection can fail (a
     # server takes 256 at once), so that each of those is sent again.
-    "retryThrottling": {"maxTokens": 600, "tokenRatio": 0.1},
+    "retryThrottling": {"maxTokens": RETRY_TOKENS, "tokenRatio": RETRY_TOKENS_BACK},
     # Over all servers that the target's name resolves to; the default would send everything to the first.
     "loadBalancingConfig": [{"round_robin": {}}],
     # A server that is about to end says so here while it still answers, and gets no more calls: retries alone would
@@ -140,6 +156,7 @@ class Settings:
     credentials: grpc.ChannelCredentials | None
     metadata: tuple[tuple[str, str | bytes], ...] = field(repr=False)  # may carry a token
     connections: int = 1
+    transport: Transport = "unary"
 
     @classmethod
     def of(
@@ -152,12 +169,15 @@ class Settings:
         api_key: str | None = None,
         plaintext_api_key: bool = False,
         connections: int = 1,
+        transport: Transport = "unary",
     ) -> Settings:
         """Checked settings."""
         if isinstance(connections, bool) or not isinstance(connections, int):
             raise TypeError(f"connections is a whole number, not {connections!r}")
         if not 1 <= connections <= CONNECTIONS_MAX:
             raise ValueError(f"connections must be 1 to {CONNECTIONS_MAX}, got {connections}")
+        if transport not in get_args(Transport):
+            raise ValueError(f"transport is one of {', '.join(get_args(Transport))}, not {transport!r}")
         names_a_caller = any(name == "authorization" for name, _ in metadata)
         if api_key and names_a_caller:
             raise ValueError("api_key and an authorization in the metadata: give one of them")
@@ -172,7 +192,7 @@ class Settings:
                     "say plaintext_api_key=True if something else protects that way"
                 )
             metadata = [*metadata, ("authorization", f"Bearer {api_key}")]
-        return cls(target, _checked(timeout_s), credentials, tuple(metadata), connections)
+        return cls(target, _checked(timeout_s), credentials, tuple(metadata), connections, transport)
 
     @property
     def channel_options(self) -> Sequence[tuple[str, str | int]]:

@@ -21,6 +21,7 @@ from drawdown._channel import (
     Metadata,
     Settings,
     Timeout,
+    Transport,
 )
 from drawdown._enums import (
     CapMode,
@@ -31,6 +32,7 @@ from drawdown._enums import (
 )
 from drawdown._hold import AsyncHoldContext
 from drawdown._paging import next_token
+from drawdown._sessions import NoSessionsError, Sessions, open_channel
 from drawdown._status import to_exception
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ class AsyncClient:
         connections: How many to each address, 1 to 64; calls take turns. A server with several workers gives each
             connection to one of them: about two per worker use them all.
         metadata: Sent with every call, e.g. ``[("x-request-source", "gateway-3")]``.
+        transport: How the data plane's calls travel: ``"unary"``, each as an RPC, or ``"session"``, over one long-lived
+            stream per connection, together with what is called at the same time. A call behaves the same.
 
     Raises:
         ValueError: A setting breaks its rule; among others, an API key would go to another machine in plain text.
@@ -110,6 +114,7 @@ class AsyncClient:
         plaintext_api_key: bool = False,
         connections: int = 1,
         metadata: Metadata = (),
+        transport: Transport = "unary",
     ) -> None:
         self._settings = Settings.of(
             target,
@@ -119,9 +124,12 @@ class AsyncClient:
             api_key=api_key,
             plaintext_api_key=plaintext_api_key,
             connections=connections,
+            transport=transport,
         )
         self._channels: list[grpc.aio.Channel] = []
         self._turns: Iterator[dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]] = iter(())
+        self._sessions: Sessions | None = None
+        self._sessions_unknown = False  # to an older server: each call by itself
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -142,6 +150,8 @@ class AsyncClient:
         if self._background:
             await asyncio.wait(self._background)  # each has its deadline
         self._closed = True
+        if self._sessions is not None:
+            await self._sessions.close()
         for channel in self._channels:
             await channel.close(None)
 
@@ -806,20 +816,22 @@ class AsyncClient:
             raise RuntimeError(CLOSED)
         if self._channels:
             return
-        self._channels = [self._open_channel() for _ in range(self._settings.connections)]
+        self._channels = [open_channel(self._settings) for _ in range(self._settings.connections)]
         self._turns = cycle(
             [{rpc.path: channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL} for channel in self._channels]
         )
-
-    def _open_channel(self) -> grpc.aio.Channel:
-        settings = self._settings
-        if settings.credentials is None:
-            return grpc.aio.insecure_channel(settings.target, options=settings.channel_options)
-        return grpc.aio.secure_channel(settings.target, settings.credentials, options=settings.channel_options)
+        if self._settings.transport == "session":
+            self._sessions = Sessions(self._settings)
 
     async def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
         self._open()
         settings = self._settings
+        if rpc.operation is not None and self._sessions is not None and not self._sessions_unknown:
+            try:
+                result = await self._sessions.perform(rpc.operation.write(request), settings.timeout(timeout_s))
+                return rpc.operation.read(result)
+            except NoSessionsError:
+                self._sessions_unknown = True
         try:
             data = await next(self._turns)[rpc.path](
                 request.SerializeToString(), timeout=settings.timeout(timeout_s), metadata=settings.metadata

@@ -58,10 +58,25 @@ class Rpc(Generic[Request, Result]):
     path: str
     request_type: type[Request]
     read: Callable[[bytes], Result]
+    operation: Operation[Request, Result] | None = None
+    """As what it can go over a Session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[Request, Result]):
+    """A call as one of those that a Session carries."""
+
+    write: Callable[[Request], authorization_service_pb2.Operation]
+    read: Callable[[authorization_service_pb2.OperationResult], Result]
 
 
 def _rpc(
-    path: str, request_type: type[Request], response_type: type[Response], parse: Callable[[Response], Result]
+    path: str,
+    request_type: type[Request],
+    response_type: type[Response],
+    parse: Callable[[Response], Result],
+    *,
+    operation: str = "",
 ) -> Rpc[Request, Result]:
     def read(data: bytes) -> Result:
         try:
@@ -70,7 +85,17 @@ def _rpc(
             message = f"the answer of {path} cannot be read"
             raise InternalError(message, code=grpc.StatusCode.INTERNAL) from error
 
-    return Rpc(f"/drawdown.v1.{path}", request_type, read)
+    def write(request: Request) -> authorization_service_pb2.Operation:
+        return authorization_service_pb2.Operation(**{operation: request})  # type: ignore[arg-type]  # of its field
+
+    def read_result(result: authorization_service_pb2.OperationResult) -> Result:
+        if result.WhichOneof("result") != operation:
+            message = f"the answer of {path} cannot be read"
+            raise InternalError(message, code=grpc.StatusCode.INTERNAL)
+        return parse(getattr(result, operation))
+
+    carried = Operation(write, read_result) if operation else None
+    return Rpc(f"/drawdown.v1.{path}", request_type, read, carried)
 
 
 def _same(response: Response) -> Response:
@@ -196,36 +221,42 @@ AUTHORIZE: Final[Rpc[authorization_service_pb2.AuthorizeRequest, authorization_s
     authorization_service_pb2.AuthorizeRequest,
     authorization_service_pb2.AuthorizeResponse,
     _same,  # the client reads it together with the hold id of the request
+    operation="authorize",
 )
 EXTEND: Final[Rpc[authorization_service_pb2.ExtendRequest, Extension]] = _rpc(
     "AuthorizationService/Extend",
     authorization_service_pb2.ExtendRequest,
     authorization_service_pb2.ExtendResponse,
     _responses.extend,
+    operation="extend",
 )
 CHARGE: Final[Rpc[authorization_service_pb2.ChargeRequest, authorization_service_pb2.ChargeResponse]] = _rpc(
     "AuthorizationService/Charge",
     authorization_service_pb2.ChargeRequest,
     authorization_service_pb2.ChargeResponse,
     _same,  # the client reads it together with the charge id of the request
+    operation="charge",
 )
 COMMIT: Final[Rpc[authorization_service_pb2.CommitRequest, CommitResult]] = _rpc(
     "AuthorizationService/Commit",
     authorization_service_pb2.CommitRequest,
     authorization_service_pb2.CommitResponse,
     _responses.commit,
+    operation="commit",
 )
 RELEASE: Final[Rpc[authorization_service_pb2.ReleaseRequest, ReleaseResult]] = _rpc(
     "AuthorizationService/Release",
     authorization_service_pb2.ReleaseRequest,
     authorization_service_pb2.ReleaseResponse,
     _responses.release,
+    operation="release",
 )
 REFUND: Final[Rpc[authorization_service_pb2.RefundRequest, RefundResult]] = _rpc(
     "AuthorizationService/Refund",
     authorization_service_pb2.RefundRequest,
     authorization_service_pb2.RefundResponse,
     _responses.refund,
+    operation="refund",
 )
 BATCH: Final[Rpc[authorization_service_pb2.BatchRequest, bytes]] = Rpc(
     "/drawdown.v1.AuthorizationService/Batch",

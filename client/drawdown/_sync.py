@@ -20,6 +20,7 @@ from drawdown._channel import (
     Metadata,
     Settings,
     Timeout,
+    Transport,
 )
 from drawdown._enums import (
     CapMode,
@@ -30,6 +31,8 @@ from drawdown._enums import (
 )
 from drawdown._hold import HoldContext
 from drawdown._paging import next_token
+from drawdown._session_thread import SessionThread
+from drawdown._sessions import NoSessionsError
 from drawdown._status import to_exception
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ class Client:
         plaintext_api_key: bool = False,
         connections: int = 1,
         metadata: Metadata = (),
+        transport: Transport = "unary",
     ) -> None:
         self._settings = Settings.of(
             target,
@@ -103,9 +107,12 @@ class Client:
             api_key=api_key,
             plaintext_api_key=plaintext_api_key,
             connections=connections,
+            transport=transport,
         )
         self._channels: list[grpc.Channel] = []
         self._turns: Iterator[dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]] = iter(())
+        self._sessions: SessionThread | None = None
+        self._sessions_unknown = False  # to an older server: each call by itself
         self._closed = False
         self._lock = threading.Lock()  # over opening and closing only
 
@@ -124,6 +131,8 @@ class Client:
     def close(self) -> None:
         """Closes the connection; calls in flight fail."""
         with self._lock:
+            if self._sessions is not None and not self._closed:
+                self._sessions.close()
             self._closed = True
             for channel in self._channels:
                 channel.close()
@@ -708,6 +717,8 @@ class Client:
                         for channel in self._channels
                     ]
                 )
+                if self._settings.transport == "session":
+                    self._sessions = SessionThread(self._settings)
             return next(self._turns)
 
     def _open_channel(self) -> grpc.Channel:
@@ -718,7 +729,13 @@ class Client:
 
     def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
         methods = self._open()
-        settings = self._settings
+        settings, sessions = self._settings, self._sessions
+        if rpc.operation is not None and sessions is not None and not self._sessions_unknown:
+            try:
+                result = sessions.perform(rpc.operation.write(request), settings.timeout(timeout_s))
+                return rpc.operation.read(result)
+            except NoSessionsError:
+                self._sessions_unknown = True
         try:
             data = methods[rpc.path](
                 request.SerializeToString(), timeout=settings.timeout(timeout_s), metadata=settings.metadata

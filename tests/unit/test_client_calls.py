@@ -27,6 +27,7 @@ from drawdown.v1 import (
 from fake_drawdown import Caller, Failure, FakeDrawdown, approved, committed, denied, released
 from faults.processes import sockets_to
 from integration.server import until
+from transports import transport  # noqa: F401 - every test over both transports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

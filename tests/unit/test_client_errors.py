@@ -15,6 +15,7 @@ from drawdown import _status
 from drawdown.v1 import wallet_service_pb2
 from drawdown_server.rpc.transport import STREAMS_MAX
 from fake_drawdown import Caller, Failure, FakeDrawdown, approved
+from transports import transport  # noqa: F401 - every test over both transports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,6 +22,7 @@ from fake_drawdown import (
     hold_message,
     released,
 )
+from transports import transport  # noqa: F401 - every test over both transports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -156,12 +156,12 @@ class AuthorizationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """Calls of the data plane over one stream, for clients that make many: an operation costs less than half of what a call
-        of its own does. Each is as if it had been called alone, and is answered as soon as it is done, in any order. What has
-        come together goes into one message, in both directions. The credential is the stream's and is looked at again for
-        each operation; a stream whose key was revoked goes on and each of its operations fails. The server reads no further
-        while 256 operations are not answered. Half-close the stream to end it: what is under way is answered first. When the
-        stream breaks, the outcome of what was not answered is unknown: send it again with the same ids.
+        """Calls of the data plane over one stream, for clients that make many. Each is as if it had been called alone, and is
+        answered as soon as it is done, in any order. What comes together goes into one message, in both directions. The
+        server sends its initial metadata at once: the stream was let in. The credential is the stream's and is looked at
+        again for each operation; a stream whose key was revoked goes on, and each of its operations fails. The server reads
+        no further while 256 operations are not answered. Half-close the stream to end it: what is under way is answered
+        first. When the stream breaks, the outcome of what was not answered is unknown: send it again with the same ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,6 +39,9 @@ _GOING_AWAY: Final = pb.SessionResponse(going_away=True).SerializeToString()
 class Stream(Protocol):
     """What we need of grpc.aio's context of a stream, and its stubs lack."""
 
+    async def send_initial_metadata(self, metadata: tuple[()]) -> None:
+        """Tell the client that its stream was taken."""
+
     async def read(self) -> object:
         """The next message as bytes, or ``EOF``."""
 
@@ -78,6 +81,7 @@ class Session:
             DrawdownError: The client broke a rule of the stream, which ends with that.
         """
         aging = asyncio.get_running_loop().call_later(self._age_s, self.go_away) if self._age_s else None
+        await self._stream.send_initial_metadata(())  # a client that waits for it knows that it was let in
         try:
             while (raw := await self._stream.read()) is not EOF:
                 await self._take(_parsed(cast("bytes", raw)))

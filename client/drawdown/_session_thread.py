@@ -1,0 +1,63 @@
+"""Sessions for the client for threads: they live in an event loop of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+from drawdown._channel import CLOSED
+from drawdown._sessions import Sessions
+
+if TYPE_CHECKING:
+    from drawdown._channel import Settings
+    from drawdown.v1 import authorization_service_pb2 as pb
+
+
+class SessionThread:
+    """What ``Sessions`` is for asyncio.
+
+    Args:
+        settings: Of the client.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._sessions = Sessions(settings)
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="drawdown-sessions", daemon=True)
+        self._thread.start()
+
+    def perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
+        """As ``Sessions.perform``; the calling thread waits."""
+        with self._lock:  # what is handed over before the end is answered
+            if self._is_closed:
+                raise RuntimeError(CLOSED)
+            call = asyncio.run_coroutine_threadsafe(self._sessions.perform(operation, timeout_s), self._loop)
+        try:
+            return call.result()
+        except BaseException:
+            call.cancel()  # when it is the waiting that was interrupted
+            raise
+
+    def close(self) -> None:
+        """End them; calls in flight fail."""
+        with self._lock:
+            self._is_closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _end(self) -> None:
+        await self._sessions.close()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        if calls:
+            await asyncio.wait(calls)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()

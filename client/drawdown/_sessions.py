@@ -1,0 +1,301 @@
+"""The data plane's calls over a few long-lived Sessions instead of one RPC each. For asyncio.
+
+A call behaves as its RPC does: its deadline, its retries and its exceptions are those of ``_channel.py`` and of gRPC.
+What is called at the same time goes out together, and what was answered comes in together.
+
+A Session that ends takes no answer with it that did not come: the outcome of what was under way is unknown, so it is
+sent again with the same ids over another Session, as gRPC does with a call that is lost. A server that is about to end
+says so in each Session; it is then left, and what it refused (it was not begun) goes to another server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Final, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+
+from drawdown._channel import ATTEMPTS_MAX, CLOSED_IN_FLIGHT
+from drawdown._exceptions import DeadlineExceededError, DrawdownError, InternalError, UnavailableError
+from drawdown._retries import RETRYABLE, RetryBudget, pause_s
+from drawdown._status import from_status, to_exception
+from drawdown.v1 import authorization_service_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from drawdown._channel import Settings
+
+    Call = grpc.aio.StreamStreamCall[bytes, bytes]
+
+EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # of its stubs
+PATH: Final = "/drawdown.v1.AuthorizationService/Session"
+LOST_IN_A_WRITE: Final = "Internal error from Core"
+"""What grpc.aio makes of a stream that ended while it was written to, instead of the status."""
+OPERATIONS_MAX: Final = 256
+"""In one message: the server has no more under way."""
+BYTES_MAX: Final = 512 * 1024
+"""In one message, but for one that is larger by itself: half of what the server takes."""
+
+
+class NoSessionsError(Exception):
+    """The server knows no Session."""
+
+
+class _LostError(Exception):
+    """The Session ended before the answer came."""
+
+    def __init__(self, error: DrawdownError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Session:
+    """One stream to one server.
+
+    Args:
+        call: The stream, just opened.
+        trace: ``traceparent`` and ``tracestate`` of every operation; empty if there are none.
+    """
+
+    def __init__(self, call: Call, trace: tuple[str, str]) -> None:
+        self._call = call
+        self._traceparent, self._tracestate = trace
+        self._tags = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[pb.OperationResult]] = {}
+        self._unsent: list[pb.SessionOperation] = []
+        self._cancelled: list[int] = []
+        self._writer: asyncio.Task[None] | None = None
+        self.is_leaving = False
+        """The server is about to end: nothing new goes here."""
+        self._reader = asyncio.create_task(self._read())
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that wait for their answer."""
+        return len(self._waiting)
+
+    async def perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
+        """The result of an operation.
+
+        Args:
+            operation: It.
+            timeout_s: For how long to wait.
+
+        Raises:
+            DeadlineExceededError: That was too short.
+            _LostError: The Session ended first.
+        """
+        tag = next(self._tags)
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[pb.OperationResult] = loop.create_future()
+        self._waiting[tag] = waiting
+        request = pb.SessionOperation(
+            tag=tag, operation=operation, traceparent=self._traceparent, tracestate=self._tracestate
+        )
+        request.timeout.FromNanoseconds(int(timeout_s * 1e9))
+        self._unsent.append(request)
+        self._write_soon()
+        timer = loop.call_later(timeout_s, self._time_out, tag)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            self._give_up(tag)
+            raise
+        finally:
+            timer.cancel()
+
+    def leave(self) -> None:
+        """Send nothing more: the Session ends when everything is answered."""
+        self.is_leaving = True
+        self._write_soon()
+
+    async def close(self) -> None:
+        """End it now; calls in flight fail."""
+        self.is_leaving = True
+        self._fail(lambda: RuntimeError(CLOSED_IN_FLIGHT))
+        self._call.cancel()
+        tasks = [task for task in (self._reader, self._writer) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _time_out(self, tag: int) -> None:
+        waiting = self._waiting.get(tag)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(DeadlineExceededError("Deadline Exceeded", code=grpc.StatusCode.DEADLINE_EXCEEDED))
+            self._give_up(tag)
+
+    def _give_up(self, tag: int) -> None:
+        """Nobody waits for this operation any more: if it is not begun, it need not be."""
+        if self._waiting.pop(tag, None) is None:
+            return
+        before = len(self._unsent)
+        self._unsent = [operation for operation in self._unsent if operation.tag != tag]
+        if len(self._unsent) == before:
+            self._cancelled.append(tag)
+            self._write_soon()
+
+    def _write_soon(self) -> None:
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            await self._call.initial_metadata()  # the server has taken the stream; or it is over, and says why
+            while self._unsent or self._cancelled:
+                await self._call.write(self._next_message())
+            if self.is_leaving:
+                await self._call.done_writing()
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            pass  # the stream is over: whoever reads it says so
+        finally:
+            self._writer = None
+
+    def _next_message(self) -> bytes:
+        count = min(len(self._unsent), OPERATIONS_MAX)
+        if count > 1:
+            sizes = itertools.accumulate(operation.ByteSize() for operation in self._unsent[:count])
+            count = max(1, sum(size <= BYTES_MAX for size in sizes))
+        request = pb.SessionRequest(operations=self._unsent[:count], cancelled_tags=self._cancelled)
+        del self._unsent[:count]
+        self._cancelled.clear()
+        return request.SerializeToString()
+
+    async def _read(self) -> None:
+        try:
+            while (data := await self._call.read()) is not EOF:
+                self._take(pb.SessionResponse.FromString(cast("bytes", data)))
+            self._end(lambda: UnavailableError("the server left", code=grpc.StatusCode.UNAVAILABLE))
+        except grpc.RpcError as error:
+            status = error  # which its clause would forget
+            self._end(lambda: _lost(status))
+        except DecodeError:
+            self._call.cancel()
+            self._end(lambda: InternalError("a session cannot be read", code=grpc.StatusCode.INTERNAL))
+
+    def _end(self, error: Callable[[], DrawdownError]) -> None:
+        self.is_leaving = True
+        self._fail(lambda: _LostError(error()))
+
+    def _take(self, response: pb.SessionResponse) -> None:
+        for result in response.results:
+            waiting = self._waiting.pop(result.tag, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(result.result)
+        if response.going_away:
+            self.leave()
+
+    def _fail(self, error: Callable[[], Exception]) -> None:
+        """Each call with an exception of its own."""
+        waiting, self._waiting = self._waiting, {}
+        self._unsent.clear()
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(error())
+
+
+def _lost(status: grpc.RpcError) -> DrawdownError:
+    if status.details() == LOST_IN_A_WRITE:
+        return UnavailableError("the connection was lost", code=grpc.StatusCode.UNAVAILABLE)
+    return to_exception(status)
+
+
+def open_channel(settings: Settings) -> grpc.aio.Channel:
+    """A channel, not connected yet."""
+    if settings.credentials is None:
+        return grpc.aio.insecure_channel(settings.target, options=settings.channel_options)
+    return grpc.aio.secure_channel(settings.target, settings.credentials, options=settings.channel_options)
+
+
+class Sessions:
+    """Sessions to a target, opened as they are needed: as many as the client may have connections.
+
+    Args:
+        settings: Of the client.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        metadata = dict(settings.metadata)
+        self._trace = str(metadata.get("traceparent", "")), str(metadata.get("tracestate", ""))
+        self._channels: list[grpc.aio.Channel] = []
+        self._sessions: list[Session] = []
+        self._left: set[Session] = set()
+        """Left and not ended yet."""
+        self._retries = RetryBudget()
+        self._is_closed = False
+
+    async def perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
+        """The result of an operation that did not fail.
+
+        Args:
+            operation: It.
+            timeout_s: Deadline of all attempts together.
+
+        Raises:
+            DrawdownError: As the call by itself would raise it.
+            NoSessionsError: The server knows no Session; nothing was done.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        for attempt in itertools.count(1):
+            if self._is_closed:
+                raise RuntimeError(CLOSED_IN_FLIGHT)
+            session = self._session()
+            try:
+                result = await session.perform(operation, max(deadline_s - loop.time(), 0.0))
+            except _LostError as lost:
+                error = lost.error
+                if error.code is grpc.StatusCode.UNIMPLEMENTED:
+                    raise NoSessionsError from None
+            else:
+                if not result.HasField("error"):
+                    self._retries.succeeded()
+                    return result
+                error = from_status(status_pb2.Status.FromString(result.error.SerializeToString()))
+            if error.code not in RETRYABLE:
+                self._retries.succeeded()
+                raise error
+            if not self._retries.may_retry() or attempt >= ATTEMPTS_MAX:
+                raise error
+            # Who left the session finds another server at once.
+            wait_s = 0.0 if session.is_leaving and attempt == 1 else pause_s(error, attempt)
+            await asyncio.sleep(min(wait_s, max(deadline_s - loop.time(), 0.0)))
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """End all of them; calls in flight fail."""
+        self._is_closed = True
+        for session in (*self._sessions, *self._left):
+            await session.close()
+        for channel in self._channels:
+            await channel.close(None)
+
+    def _session(self) -> Session:
+        """The one with the fewest calls in flight; a new one rather than one that has any, if there may be more."""
+        best: Session | None = None
+        free = len(self._sessions)
+        for number, session in enumerate(self._sessions):
+            if session.is_leaving:
+                free = number
+            elif best is None or session.in_flight < best.in_flight:
+                best = session
+        if best is not None and (not best.in_flight or free == self._settings.connections):
+            return best
+        opened = Session(self._open(free), self._trace)
+        if free == len(self._sessions):
+            self._sessions.append(opened)
+        else:
+            self._left = {session for session in (*self._left, self._sessions[free]) if session.in_flight}
+            self._sessions[free] = opened
+        return opened
+
+    def _open(self, number: int) -> Call:
+        if number == len(self._channels):
+            self._channels.append(open_channel(self._settings))
+        return self._channels[number].stream_stream(PATH, None, None)(None, metadata=self._settings.metadata)
