@@ -21,7 +21,6 @@ from faults.processes import Program, program
 from faults.work import Work
 from integration.audit import open_audit
 from integration.server import Rpc, open_channel, until
-from transports import transport  # noqa: F401 - the client over both transports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
