@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import asyncpg
 import grpc
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drawdown_server.config import Config
-    from drawdown_server.dev.postgres import PostgresProcess
 
 DIE: Final = "os.kill(os.getpid(), signal.SIGKILL)"
 IN_THE_TRANSACTION: Final = f"""
@@ -89,13 +87,11 @@ async def test_a_server_that_dies_in_an_administrators_call_leaves_both_or_neith
         await other.assert_conserved(wallet)
 
 
-async def test_what_cannot_be_recorded_is_not_done(config: Config, postgres_process: PostgresProcess) -> None:
+async def test_what_cannot_be_recorded_is_not_done(config: Config, superuser_url: str) -> None:
     async with run_server(config) as server:
         wallet = await server.wallet(USD=10)
         await server.authorize(wallet, "h", USD=5)
-        # As the owner: the server may only add to that table.
-        database = urlsplit(config.postgres_url).path.removeprefix("/")
-        connection = await asyncpg.connect(postgres_process.url_of(database))
+        connection = await asyncpg.connect(superuser_url)
         try:
             await connection.execute("ALTER TABLE admin_audit ADD CONSTRAINT broken CHECK (wallet_id = '') NOT VALID")
             for name in ("FreezeWallet", "CloseWallet", "SetOverdraftLimit", "CreateGrant", "SetCap", "ForceRelease"):

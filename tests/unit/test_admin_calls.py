@@ -13,7 +13,6 @@ from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.identity.admin_call import AdminCall
 from drawdown_server.identity.caller import Caller
 from drawdown_server.identity.scopes import ALL_SCOPES
-from drawdown_server.ledger import audit
 from drawdown_server.rpc.admin_calls import OUT_OF_RANGE, PACKAGE, TARGETS, admin_call, as_plain, denied_call
 from drawdown_server.rpc.denials import DENIALS_MAX, WINDOW_S, Denials
 from drawdown_server.rpc.interceptor import is_administration
@@ -31,6 +30,7 @@ METHODS: dict[str, MethodDescriptor] = {
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
+SECRET_WORDS = ("secret", "password", "token", "pepper", "digest")
 CALLER = Caller("acme", "key:ops", ALL_SCOPES)
 
 
@@ -69,7 +69,7 @@ def names_in(message: Descriptor) -> set[str]:
 def test_no_request_that_is_recorded_has_a_field_for_a_secret() -> None:
     for method in TARGETS:
         for name in names_in(METHODS[method].input_type):
-            assert not any(word in name for word in audit.SECRET_WORDS), f"{method} {name}"
+            assert not any(word in name for word in SECRET_WORDS), f"{method} {name}"
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,6 @@ from drawdown_server.ledger.rows import AssetRow, GrantRow, WalletRow
 if TYPE_CHECKING:
     import asyncpg
 
-SECRET_WORDS: Final = ("secret", "password", "token", "pepper", "digest")
-"""No field of a request that is recorded may be called like this; a test looks at all of them."""
 TIME_MIN_MS: Final = 1
 TIME_MAX_MS: Final = 253_402_300_799_999
 """Before and after every record."""
