@@ -2,8 +2,8 @@
 
     1  whoever asks is told to send nobody here any more (``Health.leave``), and time passes for them to notice; calls
        are taken as ever
-    2  no new connections; clients that follow our health are told to leave. Calls go on to be taken until none has
-       come for a moment; if they do not cease, they are refused for a moment
+    2  no new connections; clients that follow our health, and those of Sessions, are told to leave. Calls go on to be
+       taken until none has come for a moment; if they do not cease, they are refused for a moment
     3  gRPC says goodbye on every connection (GOAWAY): clients connect anew, to another server behind the same name or
        port; calls in flight go on until they are answered or the grace is over
 
