@@ -107,6 +107,12 @@ async def reason(cache: KeyCache, text: str) -> ErrorReason | None:
     return None
 
 
+def forged(text: str) -> str:
+    """A key with the id of another one, and a secret of its own."""
+    body = text[:17] + new_key()[17:-6]
+    return body + api_keys._checksum(body)
+
+
 async def test_a_key_is_looked_up_once_and_then_known_by_its_text(cache: KeyCache, keys: Keys) -> None:
     text = keys.add()
     assert cache.peek(text) is None
@@ -117,11 +123,9 @@ async def test_a_key_is_looked_up_once_and_then_known_by_its_text(cache: KeyCach
 
 
 async def test_another_secret_under_a_known_id_is_refused_without_a_query(cache: KeyCache, keys: Keys) -> None:
-    text, other = keys.add(), new_key()
+    text = keys.add()
     assert await reason(cache, text) is None
-    body = text[:17] + other[17:-6]
-    forged = body + api_keys._checksum(body)
-    assert await reason(cache, forged) is ErrorReason.UNAUTHENTICATED
+    assert await reason(cache, forged(text)) is ErrorReason.UNAUTHENTICATED
     assert await reason(cache, text) is None
     assert keys.reads == [text[4:16]]
 
@@ -194,6 +198,23 @@ async def test_a_revocation_counts_after_the_next_refresh(cache: KeyCache, keys:
     assert await reason(cache, text) is ErrorReason.UNAUTHENTICATED
     assert await reason(cache, other) is None
     assert keys.reads == [text[4:16], other[4:16]]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the key first", "another secret first"])
+async def test_a_revocation_counts_for_a_key_that_was_looked_up_together_with_another_secret_of_its_id(
+    cache: KeyCache, keys: Keys, time: Time, *, first: bool
+) -> None:
+    text = keys.add()
+    keys.gate = asyncio.Event()
+    together = [text, forged(text)] if first else [forged(text), text]
+    asked = [asyncio.create_task(reason(cache, each)) for each in together]
+    await asyncio.sleep(0)
+    keys.gate.set()
+    assert set(await asyncio.gather(*asked)) == {None, ErrorReason.UNAUTHENTICATED}
+    keys.change(text, end_ms=time.ms)
+    await cache.refresh()
+    assert cache.peek(text) is None
+    assert await reason(cache, text) is ErrorReason.UNAUTHENTICATED
 
 
 async def test_a_key_that_was_deleted_by_hand_is_unknown_after_the_next_refresh(cache: KeyCache, keys: Keys) -> None:

@@ -172,7 +172,9 @@ class KeyCache:
             self._looking_up -= 1
         if record is not None:
             self.found_total += 1
-            return self._learn(record)
+            # What was looked up at the same time may be known by now, and texts lead to it. It must not be replaced: no
+            # refresh would find those texts again, and a revocation would not reach them.
+            return self._known.get(secret_id) or self._learn(record)
         self.unknown_total += 1
         if len(self._unknown_until_s) >= UNKNOWN_MAX:
             self._unknown_until_s.clear()
