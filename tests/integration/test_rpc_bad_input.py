@@ -142,7 +142,7 @@ BASE: dict[str, Callable[[], Any]] = {
     "ListEntries": lambda: ledger_pb.ListEntriesRequest(wallet_id=WALLET),
     "ListAuditRecords": lambda: audit_pb.ListAuditRecordsRequest(wallet_id=WALLET),
 }
-"""A valid request of every RPC."""
+"""A valid request of every RPC but those of KeyService, whose bad input is in ``test_rpc_keys.py``, and Session."""
 
 IDS = {
     "Authorize": ("wallet_id", "hold_id"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import pytest
 import pytest_asyncio
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
@@ -22,17 +23,23 @@ from structlog.testing import capture_logs
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
+from drawdown.v1 import key_service_pb2 as key_pb
+from drawdown.v1 import types_pb2
 from drawdown_server.errors import ErrorReason
+from faults.mutations import methods
+from integration.credentials import run_keyed_server
 from integration.hostile import damaged, garbled, texts
-from integration.server import DEADLINE_S, until
-from integration.test_rpc_bad_input import BASE, HOLD
+from integration.server import DEADLINE_S, Rpc, duration, until
+from integration.test_rpc_bad_input import BASE, FAR, HOLD, WALLET
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from google.protobuf.message import Message
     from hypothesis.strategies import DataObject
 
+    from drawdown_server.dev.postgres import PostgresProcess
+    from drawdown_server.dev.valkey import ValkeyProcess
     from integration.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,6 +60,17 @@ ANSWERS: Final = {
 LEAKS: Final = ("Traceback", "asyncpg", "redis", "Exception", "Error:", ".py", "lua", "SELECT ", "INSERT ")
 """Words that tell where an answer comes from; requests that contain one of them are not looked at for it."""
 
+KEY: Final = "new"
+REQUESTS: Final[dict[str, Callable[[], Any]]] = BASE | {
+    "CreateApiKey": lambda: key_pb.CreateApiKeyRequest(
+        key_id=KEY, scopes=[types_pb2.SCOPE_READ], expire_time=Timestamp(seconds=FAR)
+    ),
+    "ListApiKeys": key_pb.ListApiKeysRequest,
+    "RotateApiKey": lambda: key_pb.RotateApiKeyRequest(key_id=KEY, rotation_id="new", overlap=duration(60)),
+    "RevokeApiKey": lambda: key_pb.RevokeApiKeyRequest(key_id=KEY),
+    "CreateWalletToken": lambda: key_pb.CreateWalletTokenRequest(wallet_id=WALLET, ttl=duration(60)),
+}
+"""A valid request of every RPC but Session, which has a test of its own."""
 SESSION: Final = "/drawdown.v1.AuthorizationService/Session"
 
 QUICK: Final = settings(
@@ -61,6 +79,13 @@ QUICK: Final = settings(
 SOAK: Final = settings(
     max_examples=SOAK_INPUTS, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(valkey_process: ValkeyProcess, postgres_process: PostgresProcess) -> AsyncIterator[Server]:
+    """A server that wants a credential, called with one that may do everything."""
+    async with run_keyed_server(valkey_process, postgres_process) as running:
+        yield running
 
 
 class Victims:
@@ -102,7 +127,7 @@ def path_of(request: Message) -> str:
 
 async def valid_request(victims: Victims, rpc: str) -> Message:
     """A request that would be answered, for a wallet that exists."""
-    request: Any = BASE[rpc]()
+    request: Any = REQUESTS[rpc]()
     if "wallet_id" in request.DESCRIPTOR.fields_by_name:
         request.wallet_id = await victims.wallet_id()
     for operation in getattr(request, "operations", ()):
@@ -117,7 +142,7 @@ async def assert_answered(
     send = server.channel.unary_unary(path)
     with capture_logs() as logs:
         try:
-            reply = await send(raw, timeout=DEADLINE_S, metadata=metadata)
+            reply = await send(raw, timeout=DEADLINE_S, metadata=(*server.metadata, *metadata))
         except grpc.aio.AioRpcError as error:
             status = rpc_status.from_call(error)
             assert status is not None, error
@@ -148,14 +173,18 @@ def assert_useful(
 
 
 async def check_hostile_fields(server: Server, victims: Victims, data: DataObject) -> None:
-    request = await valid_request(victims, data.draw(st.sampled_from(sorted(BASE))))
+    request = await valid_request(victims, data.draw(st.sampled_from(sorted(REQUESTS))))
     hostile = data.draw(damaged(request))
     await assert_answered(server, path_of(request), hostile.SerializeToString())
 
 
 async def check_bytes(server: Server, victims: Victims, data: DataObject) -> None:
-    request = await valid_request(victims, data.draw(st.sampled_from(sorted(BASE))))
+    request = await valid_request(victims, data.draw(st.sampled_from(sorted(REQUESTS))))
     await assert_answered(server, path_of(request), data.draw(garbled(request)))
+
+
+async def test_every_rpc_is_tried() -> None:
+    assert set(REQUESTS) | {"Session"} == set(methods())
 
 
 @QUICK
@@ -185,7 +214,7 @@ async def test_a_session_answers_hostile_operations_or_ends_with_a_reason(
         hostile = pb.SessionRequest(operations=hostile)
     raw = data.draw(st.just(hostile.SerializeToString()) | garbled(request))
     with capture_logs() as logs:
-        stream = server.channel.stream_stream(SESSION)(iter([raw]), timeout=DEADLINE_S)
+        stream = server.channel.stream_stream(SESSION)(iter([raw]), timeout=DEADLINE_S, metadata=server.metadata)
         try:
             async for reply in stream:
                 for result in pb.SessionResponse.FromString(reply).results:
@@ -244,6 +273,25 @@ async def test_hostile_metadata_changes_nothing(
     request = balance_pb.GetBalanceRequest(wallet_id=await victims.wallet_id())
     metadata: tuple[tuple[str, str | bytes], ...] = ((key, value), ("grpc-trace-bin", binary), ("any-bin", binary))
     await assert_answered(server, path_of(request), request.SerializeToString(), metadata)
+
+
+@QUICK
+@given(data=st.data())
+async def test_a_hostile_credential_is_like_none(server: Server, victims: Victims, data: DataObject) -> None:
+    ((_, genuine),) = server.metadata
+    at = data.draw(st.integers(0, len(genuine) - 1))
+    damaged_key = st.sampled_from(
+        (genuine[:at], genuine[:at] + "~" + genuine[at + 1 :], genuine[:at] + genuine[at + 1 :])
+    )
+    value = data.draw(header_values() | damaged_key | header_values().map("Bearer {}".format))
+    twice = data.draw(st.booleans())
+    rpc = Rpc(server.channel)
+    rpc.metadata = [("authorization", value)] * (1 + twice)
+    request = balance_pb.GetBalanceRequest(wallet_id=await victims.wallet_id())
+    with capture_logs() as logs:
+        failure = await rpc.failure(request)
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    assert not [line for line in logs if line["log_level"] in ("error", "critical") or "exc_info" in line]
 
 
 @QUICK
