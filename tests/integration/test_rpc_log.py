@@ -86,3 +86,11 @@ async def test_nothing_else_of_a_request_gets_into_the_log(config: Config) -> No
             await server.authorize(wallet, "h3", USD=1)
     assert any(line["event"] == "rpc" and line["method"] == f"{DATA_PLANE}Commit" for line in logs)
     assert secret not in str(logs)
+
+
+async def test_what_can_be_no_name_is_not_told(config: Config) -> None:
+    async with logging(config, 1.0) as (server, lines):
+        for wallet_id in ("x" * 129, "w\nfaked line", "\x1b[2J"):
+            await server.failure(pb.CommitRequest(wallet_id=wallet_id, hold_id="h"))
+    told = [line for line in lines if line["method"] == f"{DATA_PLANE}Commit"]
+    assert [(line["hold_id"], line.get("wallet_id")) for line in told] == [("h", None)] * 3

@@ -15,6 +15,7 @@ import structlog
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown_server.errors import CODES, ErrorReason
+from drawdown_server.rpc.validation import ID_CHARS_MAX
 from drawdown_server.telemetry.instruments import OTHER
 from drawdown_server.telemetry.metrics import GRPC_ERRORS
 
@@ -41,7 +42,8 @@ OK: Final = "OK"
 CANCELLED: Final = "CANCELLED"
 """The caller went away, or its deadline passed: nobody hears the answer."""
 NAMES_TOLD: Final = ("wallet_id", "hold_id", "charge_id", "refund_id", "grant_id", "asset")
-"""What a request may name, and a log line tells. Nothing else of a request gets into the log."""
+"""What a request may name, and a log line tells. Nothing else of a request gets into the log, and of
+these nothing that can be no name: a caller decides neither how long a line is nor where it ends."""
 
 
 class CallRecorder:
@@ -146,7 +148,7 @@ class Call:
     def _content(self) -> dict[str, str]:
         """Who asked about what, and what they were told."""
         names = ((name, getattr(self.request, name, "")) for name in NAMES_TOLD)
-        content = {name: value for name, value in names if value and isinstance(value, str)}
+        content = {name: value for name, value in names if isinstance(value, str) and _is_name(value)}
         if self.caller is not None:
             content["tenant"] = self.caller.tenant_id
             if self.caller.principal:
@@ -160,3 +162,7 @@ class Call:
             denial = getattr(self._response, "denial")  # noqa: B009  # of three messages without a common type
             content["denial_reason"] = pb.DenialReason.Name(denial.reason).removeprefix("DENIAL_REASON_")
         return content
+
+
+def _is_name(value: str) -> bool:
+    return 1 <= len(value) <= ID_CHARS_MAX and value.isprintable()
