@@ -38,7 +38,7 @@ KEY_BYTES_MIN: Final = 32
 MASK: Final = "***"
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _PASSWORD_BEFORE_HOST: Final = re.compile(r"(://[^/?#:@]*:).*(?=@)")
-_PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
+_PASSWORD_IN_QUERY: Final = re.compile(r"([?&]\w*password=)[^&#]*", re.IGNORECASE)
 
 
 def _none_if_empty(value: object) -> object:

@@ -87,6 +87,8 @@ async def test_the_health_check_says_ready_and_what_is_wrong(
     async with run_server(settings(valkey_url, postgres_url, admin_port=port)):
         ready = await asyncio.to_thread(ask, port)
         assert (ready.returncode, ready.stdout) == (0, "ready\n")
+        proxied = await asyncio.to_thread(ask, port, http_proxy=f"http://127.0.0.1:{free_port()}", no_proxy="")
+        assert proxied.returncode == 0, "a proxy of the environment is for others"
         assert (await asyncio.to_thread(ask, port, DRAWDOWN_WORKERS="2")).returncode == 1
         valkey_server.kill()
         try:

@@ -87,6 +87,13 @@ def test_every_command_that_is_named_exists_with_its_flags(path: Path) -> None:
             assert {word for word in words if word.startswith("--")} <= options, typed_command
 
 
+def test_logs_of_pods_that_a_label_selects_are_asked_for_whole() -> None:
+    """kubectl shows their last ten lines otherwise, whatever ``--since`` says."""
+    selected = [line for page in pages() for line in commands(page) if "kubectl logs -l" in line]
+    assert selected
+    assert [line for line in selected if "--tail" not in line] == []
+
+
 @pytest.mark.parametrize("page", pages(), ids=name)
 def test_every_log_line_that_is_named_is_written(page: Path) -> None:
     written = {*"\n".join(file.read_text() for file in SERVER.rglob("*.py")).split('"')}

@@ -124,6 +124,19 @@ async def test_check_config_refuses_it_as_well(data_dir: Path, postgres_url: str
         assert "maxmemory-policy allkeys-lru" in problem
 
 
+@pytest.mark.parametrize("setting", ["valkey_url", "postgres_url"])
+@pytest.mark.parametrize("rest", ["u:hunter/2@h/0", "u@h:hunter2/0", "127.0.0.1:1/0?sslmode=hunter2"])
+async def test_a_url_that_cannot_be_read_is_named_and_not_shown(
+    valkey_url: str, postgres_url: str, setting: str, rest: str
+) -> None:
+    urls = {"valkey_url": valkey_url, "postgres_url": postgres_url}
+    urls[setting] = urls[setting].partition("//")[0] + "//" + rest
+    (problem,) = await find_problems(settings(**urls))
+    name = setting.removesuffix("_url")
+    assert problem.startswith(f"DRAWDOWN_{setting.upper()}: the URL of {name} is not of the form ")
+    assert "hunter" not in problem
+
+
 async def test_one_that_comes_back_with_a_policy_that_evicts_serves_nobody_until_it_is_mended(
     data_dir: Path, postgres_url: str
 ) -> None:

@@ -100,6 +100,8 @@ def test_passwords_in_urls_are_masked(url: str, masked: str) -> None:
 @pytest.mark.parametrize(("url", "masked"), [
     ("postgresql://u@db/x?password=hunter2&sslmode=disable", "postgresql://u@db/x?password=***&sslmode=disable"),
     ("redis://h/0?db=1&password=hunter2", "redis://h/0?db=1&password=***"),
+    ("rediss://h/0?ssl_keyfile=k&ssl_password=hunter2", "rediss://h/0?ssl_keyfile=k&ssl_password=***"),
+    ("postgresql://u@db/x?sslkey=k&sslpassword=hunter2", "postgresql://u@db/x?sslkey=k&sslpassword=***"),
 ])  # fmt: skip
 def test_passwords_in_the_query_of_urls_are_masked(url: str, masked: str) -> None:
     assert mask_url(url) == masked

@@ -11,23 +11,37 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from drawdown_server.workers import link
 from drawdown_server.workers.supervisor import Supervisor
+from drawdown_server.workers.worker import Worker
 from integration.server import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
 PROGRAM: Final = """
-import os, pathlib, signal, socket, sys, time
+import os, pathlib, select, signal, socket, sys
 index, descriptor, directory, how = sys.argv[1:]
 link = socket.socket(fileno=int(descriptor))
 told = pathlib.Path(directory, f"{index}-{os.getpid()}")
-def end(number, frame):
-    told.write_text("ended")
+leaving = False
+def leave(word):
+    global leaving
+    leaving = True
+    if how == "slow":
+        told.write_text("leaving")
+        while not pathlib.Path(directory, "go").exists():
+            select.select([], [], [], 0.01)
+    told.write_text(word)
     sys.exit(0)
+def end(number, frame):
+    if leaving:
+        told.write_text("cut off")
+        sys.exit(1)
+    leave("ended")
 signal.signal(signal.SIGTERM, end)
 if (pathlib.Path(directory) / "broken").exists():
     told.write_text("refused")
@@ -44,8 +58,9 @@ while True:
         byte = link.recv(1)
     except TimeoutError:
         continue
-    told.write_text("replaced" if byte else "orphaned")
-    sys.exit(0)
+    if byte == b"e" and how == "deaf":
+        continue
+    leave({b"x": "replaced", b"e": "ended", b"": "orphaned"}[byte])
 """
 
 
@@ -67,7 +82,7 @@ class Supervised:
 
     def said(self) -> list[tuple[int, int, str]]:
         """Place, pid and last word of every worker that ever was, the first place first."""
-        names = [path.name.split("-") for path in self._directory.iterdir() if path.name != "broken"]
+        names = [path.name.split("-") for path in self._directory.iterdir() if "-" in path.name]
         return sorted((int(i), int(pid), (self._directory / f"{i}-{pid}").read_text()) for i, pid in names)
 
     def words(self) -> list[str]:
@@ -108,6 +123,15 @@ async def supervised(
         if not running.task.done():
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.wait({running.task}, timeout=30)
+
+
+def logged(logs: Sequence[Mapping[str, object]], event: str) -> Callable[[], Awaitable[bool]]:
+    """For ``until``: the supervisor has said this."""
+
+    async def was_logged() -> bool:
+        return any(line["event"] == event for line in logs)
+
+    return was_logged
 
 
 def ask(number: signal.Signals) -> None:
@@ -180,6 +204,71 @@ async def test_a_rolling_restart_whose_first_worker_does_not_start_leaves_the_ol
         ask(signal.SIGHUP)  # it can be asked again
         await running.says("refused", "replaced", "replaced", "started", "started")
         assert {pid for _, pid, _ in before} == {pid for _, pid, word in running.said() if word == "replaced"}
+
+
+async def test_a_worker_that_was_told_to_end_by_somebody_else_as_well_still_drains(directory: Path) -> None:
+    """A service manager signals every process of a service."""
+    with capture_logs() as logs:
+        async with supervised(directory, how="slow", count=1) as running:
+            await running.is_ready()
+            os.kill(running.said()[0][1], signal.SIGTERM)
+            await running.says("leaving")
+            ask(signal.SIGTERM)
+            await until(logged(logs, "workers.draining"))
+            (directory / "go").touch()
+            assert await running.task == 0
+            assert running.words() == ["ended"]
+
+
+async def test_a_worker_that_drains_because_it_was_replaced_does_so_too_when_all_are_told_to_end(
+    directory: Path,
+) -> None:
+    async with supervised(directory, how="slow", count=1) as running:
+        await running.is_ready()
+        ask(signal.SIGHUP)
+        await running.says("leaving", "started")
+        ask(signal.SIGTERM)
+        await running.says("leaving", "leaving")
+        (directory / "go").touch()
+        assert await running.task == 0
+        assert running.words() == ["ended", "replaced"]
+
+
+async def test_a_second_sigterm_ends_workers_at_once(directory: Path) -> None:
+    async with supervised(directory, how="slow") as running:
+        await running.is_ready()
+        ask(signal.SIGTERM)
+        await running.says("leaving", "leaving")
+        ask(signal.SIGTERM)
+        assert await running.task == 1
+        assert running.words() == ["leaving", "leaving"]
+
+
+async def test_a_rolling_restart_that_overtakes_the_restart_of_a_dead_worker_leaves_one_worker_in_its_place(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_go_on = asyncio.Event(), asyncio.Event()
+    start = Worker.start
+
+    async def start_slowly_once(index: int, command: Callable[[int, int], Sequence[str]]) -> Worker:
+        worker = await start(index, command)
+        if not begun.is_set():
+            begun.set()
+            await may_go_on.wait()
+        return worker
+
+    with capture_logs() as logs:
+        async with supervised(directory, count=1) as running:
+            await running.is_ready()
+            monkeypatch.setattr(Worker, "start", start_slowly_once)
+            os.kill(running.said()[0][1], signal.SIGKILL)
+            await running.started(2)
+            ask(signal.SIGHUP)
+            await until(logged(logs, "workers.restarted"))
+            may_go_on.set()
+            await running.says("started", "started", "ended")  # killed; of the rolling restart; the late one
+            ask(signal.SIGTERM)
+            assert await running.task == 0
 
 
 async def test_a_worker_that_is_silent_is_killed_and_replaced(directory: Path) -> None:

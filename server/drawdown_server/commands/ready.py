@@ -16,10 +16,14 @@ TIMEOUT_S: Final = 3.0
 """Of one question; a server answers within its own second."""
 
 
+_ASK: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Never through the proxy that the environment names for others, as containers' often does."""
+
+
 def problem(port: int) -> str:
     """What is wrong with the process behind an admin port; empty if nothing is."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=TIMEOUT_S):
+        with _ASK.open(f"http://127.0.0.1:{port}/readyz", timeout=TIMEOUT_S):
             return ""
     except urllib.error.HTTPError as error:
         with error:

@@ -74,10 +74,11 @@ async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
             retry=Retry(NoBackoff(), 0),
             client_name="drawdown-admin",
         )
-    except ValueError:  # its text may have a part of the password
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)  # knows every option
+    except (ValueError, TypeError):  # their texts may have a part of the password
         raise ConfigurationError(
-            "the URL of valkey is not of the form redis://user:password@host:port/0, rediss://... or unix://... "
-            "(characters such as / in a password are written %2F)"
+            "the URL of valkey is not of the form redis://user:password@host:port/0, rediss://... or unix://..., or an "
+            "option of it does not exist (characters such as / in a password are written %2F)"
         ) from None
     try:
         yield client

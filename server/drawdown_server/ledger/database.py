@@ -98,11 +98,27 @@ def opening() -> Iterator[None]:
             raise ConfigurationError(f"postgres refuses the connection: {error}") from error
 
 
+@contextmanager
+def reading_url() -> Iterator[None]:
+    """Around what reads the URL of Postgres: the driver's complaint of it may have a part of the password.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    try:
+        yield
+    except ValueError:
+        raise ConfigurationError(
+            "the URL of postgres is not of the form postgresql://user:password@host:port/database, or an option of it "
+            "has no such value (characters such as / in a password are written %2F)"
+        ) from None
+
+
 @asynccontextmanager
 async def open_pool(config: Config) -> AsyncIterator[Pool]:
     """The server's pool of connections, closed at the end."""
     timeout_s = config.postgres_timeout_ms / 1000
-    with opening():
+    with opening(), reading_url():
         pool = await asyncpg.create_pool(
             config.postgres_url,
             min_size=1,

@@ -19,7 +19,7 @@ import asyncpg
 from asyncpg import exceptions as pg
 
 from drawdown_server.errors import ConfigurationError
-from drawdown_server.ledger.database import CONNECT_TIMEOUT_S, opening
+from drawdown_server.ledger.database import CONNECT_TIMEOUT_S, opening, reading_url
 from drawdown_server.ledger.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -168,7 +168,10 @@ async def _missing(connection: Connection, known: Sequence[Migration]) -> list[M
 async def connect(postgres_url: str) -> AsyncIterator[Connection]:
     """One connection for changes of the schema."""
     with opening():
-        connection = await asyncpg.connect(postgres_url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S)
+        with reading_url():
+            connection = await asyncpg.connect(
+                postgres_url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S
+            )
         try:
             yield connection
         finally:

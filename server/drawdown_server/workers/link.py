@@ -5,6 +5,7 @@ byte       from                     means
 =========  =======================  ==============================================================================
 ``r``      the worker               it serves
 ``.``      the worker               its event loop is alive; every ``BEAT_S``
+``e``      the supervisor           end, as after SIGTERM
 ``x``      the supervisor           another worker has taken its place: leave, the port is served on
 the end    the supervisor           the supervisor is gone: end as after SIGTERM
 =========  =======================  ==============================================================================
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 READY: Final = b"r"
 ALIVE: Final = b"."
+END: Final = b"e"
 REPLACED: Final = b"x"
 BEAT_S: Final = 1.0
 """Between two signs of life."""

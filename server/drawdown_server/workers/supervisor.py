@@ -101,9 +101,13 @@ class Supervisor:
                 loop.remove_signal_handler(number)
 
     def _on_stop(self) -> None:
+        is_second = self._stop.is_set()
         self._stop.set()
         for worker in self._all:
-            worker.send(signal.SIGTERM)
+            if is_second:
+                worker.send(signal.SIGKILL)
+            else:
+                worker.end()
 
     async def _start_all(self) -> int | None:
         """Start the workers; None when all serve or the stop came first, else the exit code of one that ended."""
@@ -162,7 +166,7 @@ class Supervisor:
         self._all.add(worker)
         worker.ended.add_done_callback(lambda _: self._all.discard(worker))
         if self._stop.is_set():
-            worker.send(signal.SIGTERM)
+            worker.end()
         return worker
 
     async def _try_start(self, index: int) -> Worker | None:
@@ -195,6 +199,9 @@ class Supervisor:
         while self._current[index] is worker:  # a rolling restart may come first
             await asyncio.sleep(min(RESTART_MAX_S, RESTART_FIRST_S * 2.0 ** (min(self._failures[index], 10) - 1)))
             if self._current[index] is worker and (new := await self._try_start(index)):
+                if self._current[index] is not worker:  # or while this one began
+                    new.end()
+                    return
                 self._current[index] = new
                 self._follow(self._watch(new))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from drawdown_server.workers.link import READY, REPLACED
+from drawdown_server.workers.link import END, READY, REPLACED
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable, Sequence
 
 
@@ -83,10 +83,24 @@ class Worker:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
+    def end(self) -> None:
+        """Tell it to drain and end; one that does not serve yet has nothing to drain.
+
+        Not by a signal: a service manager may have sent one to it as well, or it drains already because another worker
+        has taken its place, and the second signal ends a worker at once.
+        """
+        if self.is_ready:
+            self._tell(END)
+        else:
+            self.send(signal.SIGTERM)
+
     def replace(self) -> None:
         """Tell it that another worker has taken its place."""
+        self._tell(REPLACED)
+
+    def _tell(self, byte: bytes) -> None:
         with suppress(OSError):
-            self._link.send(REPLACED)
+            self._link.send(byte)
 
     async def _hear(self) -> None:
         loop = asyncio.get_running_loop()
