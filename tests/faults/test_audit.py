@@ -14,6 +14,7 @@ from drawdown.v1 import wallet_service_pb2 as wallet_pb
 from drawdown_server.dev.process import free_port
 from faults.mutations import MUTATIONS, prepared
 from faults.processes import program
+from integration.credentials import create_key, with_keys
 from integration.server import Rpc, failure_of, open_channel, run_server
 
 if TYPE_CHECKING:
@@ -84,6 +85,24 @@ async def test_a_server_that_dies_in_an_administrators_call_leaves_both_or_neith
         assert await recorded(other, wallet, method) == already + 1
         if name == "ForceRelease":
             assert (await other.get_hold(wallet, "h")).state == types_pb2.HOLD_STATE_EXPIRED
+        await other.assert_conserved(wallet)
+
+
+async def test_who_does_what_another_died_over_is_recorded_as_well(config: Config, directory: Path) -> None:
+    port = free_port()
+    keyed = with_keys(config).model_copy(update={"grpc_port": port})
+    first, second = await create_key(keyed, "first"), await create_key(keyed, "second")
+    before = f"METHOD = 'AuthorizationService/ForceRelease'{AFTER_THE_TRANSACTION}"
+    async with run_server(with_keys(config), credential=second) as other:
+        mutation = MUTATIONS["ForceRelease"]
+        wallet = await prepared(other, mutation)
+        async with program("serve", keyed, directory, before=before) as dying, open_channel(port) as channel:
+            await failure_of(Rpc(channel, first).call(mutation.request(wallet)))
+            assert await dying.exit_code() == -9
+        for _ in range(2):
+            await other.call(mutation.request(wallet))
+        reply = await other.call(audit_pb.ListAuditRecordsRequest(wallet_id=wallet, target="hold:h"))
+        assert [record.principal for record in reply.records] == ["key:second", "key:first"]
         await other.assert_conserved(wallet)
 
 

@@ -27,7 +27,7 @@ from drawdown_server.holds.messages import (
 )
 from drawdown_server.holds.model import HoldState, OveragePolicy
 from drawdown_server.holds.refusals import HoldUnknownError, hold_committed
-from drawdown_server.identity.caller import current_tenant
+from drawdown_server.identity.caller import current_caller, current_tenant
 from drawdown_server.ledger.audit import hold_state, intent_id
 from drawdown_server.ledger.confirming import HoldEvent
 from drawdown_server.rpc import convert
@@ -379,8 +379,9 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         """
         hold = await self._holds.read_hold(tenant_id, wallet_id, hold_id)
         if hold.state is HoldState.HELD:
-            # A hold id may be used again later, so its time is part of the record's id.
-            audit_id = intent_id("ForceRelease", wallet_id, hold_id, str(hold.create_ms))
+            # A hold id may be used again later, so its time is part of the record's id; and who wants it, since the
+            # first who did may have died over it.
+            audit_id = intent_id("ForceRelease", wallet_id, hold_id, str(hold.create_ms), current_caller().principal)
             after = {**hold_state(hold), "state": HoldState.EXPIRED, "held": {}}
             await self._ledger.record_intent(audit_id, before=hold_state(hold), after=after)
 
