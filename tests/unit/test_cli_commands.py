@@ -339,6 +339,19 @@ def test_an_unknown_asset_is_shown_in_units(fake: FakeDrawdown, run: Any) -> Non
     assert run("authorize", "demo", "100u EUR", "--json").json["denial"]["required"] is None
 
 
+def test_a_credential_that_may_not_look_at_assets_is_shown_units_and_gives_units(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
+    fake.answer("GetAsset", Failure(grpc.StatusCode.PERMISSION_DENIED, "no scope read", "PERMISSION_DENIED"))
+    fake.answer("Authorize", approved({"USD": 500_000}))
+    result = run("authorize", "demo", "500000u USD", "--hold-id", "req_1")
+    assert (result.code, result.err) == (0, "")
+    assert re.search(r"^authorized +500000u USD$", result.out, re.MULTILINE)
+    assert len(fake.calls("GetAsset")) == 1
+    result = run("authorize", "demo", "0.5 USD", "--hold-id", "req_1")
+    assert result.code == 2
+    assert "give units such as '1000u USD'" in " ".join(result.err.split())
+    assert len(fake.calls("Authorize")) == 1
+
+
 def test_names_cannot_drive_the_terminal(fake: FakeDrawdown, run: Any) -> None:  # noqa: ANN401
     wallet = types_pb2.Wallet(wallet_id="demo", display_name="\x1b[31m[red]:boom:\nx")
     fake.answer("GetWallet", wallet_service_pb2.GetWalletResponse(wallet=wallet))

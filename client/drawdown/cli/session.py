@@ -180,7 +180,7 @@ class Session:
     @cached_property
     def out(self) -> Output:
         """Where results go."""
-        return Output(scale=self.scale, as_json=self.options.json)
+        return Output(scale=self._scale_to_show, as_json=self.options.json)
 
     def id_or_new(self, option: str, given: str | None) -> str:
         """The id that was given, or a random one, which the error of a lost answer then names."""
@@ -202,6 +202,17 @@ class Session:
             except (NotFoundError, InvalidRequestError):  # invalid: the text cannot be the code of any asset
                 self._scales[asset] = None
         return self._scales[asset]
+
+    def _scale_to_show(self, asset: str) -> int | None:
+        """The same, for what is known already: an answer is shown, in units, although the asset cannot be looked at.
+
+        The key of a gateway, and the token of a wallet, may not.
+        """
+        try:
+            return self.scale(asset)
+        except DrawdownError:
+            self._scales[asset] = None
+            return None
 
 
 @app.callback()

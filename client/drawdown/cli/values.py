@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from drawdown import Amount, CapWindow, OveragePolicy, to_units
+from drawdown import Amount, CapWindow, OveragePolicy, PermissionDeniedError, to_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,7 +103,13 @@ def parse_units(number: str, asset: str, scale: Callable[[str], int | None]) -> 
     exact = _UNITS.fullmatch(number)
     if exact:
         return int(exact[1])
-    places = scale(asset)
+    try:
+        places = scale(asset)
+    except PermissionDeniedError as error:
+        raise typer.BadParameter(
+            f"this credential may not look at the asset {asset}, so how many decimal places {number} has is unknown; "
+            f"give units such as '1000u {asset}'"
+        ) from error
     if places is None:
         raise typer.BadParameter(
             f"there is no asset {asset}, so how many decimal places {number} has is unknown; "
