@@ -70,7 +70,7 @@ def worker(
 
 @commands.command(context_settings=_SETTINGS_AS_FLAGS, add_help_option=False)
 def flush(context: typer.Context) -> None:
-    """Run the flusher alone, beside servers started with --no-flusher."""
+    """Run the flusher and the sweep of due holds alone, beside servers started with --no-flusher."""
     _run(run_flush(_config(context)))
 
 

@@ -14,7 +14,7 @@ import structlog
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection
 
-from drawdown_server.background import run_background, run_backlog, run_flusher
+from drawdown_server.background import run_background, run_backlog, run_flusher, run_sweeper
 from drawdown_server.config import token_secrets
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.holds.connection import open_connection
@@ -290,7 +290,7 @@ async def serve(
 
 
 async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:
-    """Run the flusher alone, beside servers started without one."""
+    """Run the flusher and the sweeper alone, beside servers started without a flusher."""
     stop = stop or asyncio.Event()
     metrics = Metrics()
     async with (
@@ -306,6 +306,7 @@ async def flush(config: Config, *, stop: asyncio.Event | None = None) -> None:
             asyncio.TaskGroup() as tasks,
         ):
             tasks.create_task(run_backlog(stores, metrics, stop), name="backlog")
+            tasks.create_task(run_sweeper(config, stores, metrics, stop), name="sweeper")
             log.info("flusher.ready")
             with stop_on_signals(stop):
                 await run_flusher(config, stores, metrics, stop)

@@ -1,7 +1,8 @@
 """What a process does besides answering calls: what is due, what is idle, what the ledger must still record.
 
-Every process does all of it, and none relies on being the one: sweeps, wakes, evictions and changes are scripts that
-have no effect the second time, and of all flushers the leases decide which one records a partition.
+Every server does all of it, ``flush`` alone sweeps and records, and none relies on being the one: sweeps, wakes,
+evictions and changes are scripts that have no effect the second time, and of all flushers the leases decide which one
+records a partition.
 """
 
 from __future__ import annotations
@@ -36,14 +37,19 @@ async def run_background(
 ) -> None:
     """All of it, beside a server, until told to stop. One that dies ends the others with its error."""
     async with asyncio.TaskGroup() as tasks:
-        sweeper = Sweeper(stores.holds, interval_ms=config.sweep_interval_ms, tombstone_ms=config.tombstone_ms)
-        metrics.follow_sweeper(sweeper)
-        tasks.create_task(sweeper.run(stop), name="sweeper")
+        tasks.create_task(run_sweeper(config, stores, metrics, stop), name="sweeper")
         tasks.create_task(changes.run(stop), name="changes")
         tasks.create_task(run_idle_wallets(config, stores, stop), name="idle wallets")
         tasks.create_task(run_backlog(stores, metrics, stop), name="backlog")
         if config.flusher:
             tasks.create_task(run_flusher(config, stores, metrics, stop), name="flusher")
+
+
+async def run_sweeper(config: Config, stores: Stores, metrics: Metrics, stop: asyncio.Event) -> None:
+    """Free holds that are due, until told to stop."""
+    sweeper = Sweeper(stores.holds, interval_ms=config.sweep_interval_ms, tombstone_ms=config.tombstone_ms)
+    metrics.follow_sweeper(sweeper)
+    await sweeper.run(stop)
 
 
 async def run_backlog(stores: Stores, metrics: Metrics, stop: asyncio.Event) -> None:

@@ -13,21 +13,12 @@ import drawdown_server
 from deploy.files import DEPLOY, alerts, commands, pages, texts
 from drawdown.cli import app as client_commands
 from drawdown_server.__main__ import commands as server_commands
+from drawdown_server.commands.check_config import OF_CLIENTS, OF_SERVERS
 from drawdown_server.config import Config
 
 if TYPE_CHECKING:
     import click
 
-OF_CLIENTS: Final = {
-    "DRAWDOWN_TARGET",
-    "DRAWDOWN_API_KEY",
-    "DRAWDOWN_PLAINTEXT_API_KEY",
-    "DRAWDOWN_TLS",
-    "DRAWDOWN_TLS_CA",
-    "DRAWDOWN_CLIENT_CERTIFICATE",
-    "DRAWDOWN_CLIENT_KEY",
-}
-OF_SERVERS: Final = {f"DRAWDOWN_{name.upper()}" for name in Config.model_fields}
 SERVER: Final = Path(drawdown_server.__file__).parent
 HEADINGS: Final = ["**What it means.**", "**How to see it.**", "**What to do.**"]
 NO_LOG_LINES: Final = {"dead_letters", "wallet_changes", "committed_late", "expiry_action"}
@@ -60,6 +51,11 @@ def test_a_page_says_what_it_means_how_to_see_it_and_what_to_do(page: Path) -> N
 def test_every_setting_that_is_named_is_one(path: Path) -> None:
     named = set(re.findall(r"DRAWDOWN_[A-Z0-9_]*[A-Z0-9]", path.read_text()))
     assert named - OF_SERVERS - OF_CLIENTS == set()
+
+
+def test_variables_of_clients_are_those_that_their_command_line_reads() -> None:
+    options = PROGRAMS["drawdown"].params
+    assert {option.envvar for option in options if option.envvar} == OF_CLIENTS
 
 
 def command_of(words: list[str]) -> click.Command:

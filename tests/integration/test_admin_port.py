@@ -20,6 +20,7 @@ from drawdown_server.app import flush
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.telemetry.metrics import Metrics
 from drawdown_server.telemetry.prometheus import prometheus_name
+from integration.audit import open_audit
 from integration.credentials import PEPPER
 from integration.server import Server, run_server, settings, until
 
@@ -218,6 +219,27 @@ async def test_a_flusher_alone_has_the_port_too(admin_config: Config) -> None:
         assert (await admin.get("/readyz"))[0] == 200
         stop.set()
         await flushing
+
+
+async def test_a_flusher_alone_frees_holds_that_are_due(admin_config: Config) -> None:
+    without_sweep = admin_config.model_copy(update={"sweep_interval_ms": 60_000})
+    async with run_server(without_sweep) as server:
+        wallet = await server.wallet(USD=100)
+        await server.authorize(wallet, "h", ttl_s=1, USD=60)
+    stop = asyncio.Event()
+    with capture_logs() as logs:
+        flushing = asyncio.create_task(flush(admin_config, stop=stop))
+        await until(lambda: _has_started(flushing, logs))
+        admin = admin_of(logs)
+
+        async def is_free() -> bool:
+            return await admin.value("drawdown_sweep_holds_total", outcome="expired") == 1
+
+        await until(is_free)
+        stop.set()
+        await flushing
+    async with open_audit(admin_config) as audit:
+        await audit.assert_conserved(wallet)
 
 
 async def _has_started(task: asyncio.Task[None], logs: list[Any]) -> bool:

@@ -186,6 +186,19 @@ def test_check_config_prints_every_setting_without_passwords(run: Callable[..., 
     assert "drawdown_server:***@" in printed["postgres_url"]
 
 
+def test_check_config_warns_of_variables_that_are_no_settings(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DRAWDOWN_POSTGRESS_URL", "DRAWDOWN_XYZ", "DRAWDOWN_TARGET", "drawdown_log_level"):
+        monkeypatch.setenv(name, "INFO")
+    result = run("check-config")
+    assert [line for line in result.stderr.splitlines() if not line.startswith("{")] == [
+        "warning: DRAWDOWN_POSTGRESS_URL is no setting, DRAWDOWN_POSTGRES_URL is",
+        "warning: DRAWDOWN_XYZ is no setting",
+    ]
+    assert result.exit_code == 0, "a server starts with them"
+
+
 def test_check_config_says_which_keys_sign_holds(run: Callable[..., Result]) -> None:
     key = run("new-token-key").stdout.strip()
     key_id, _, secret = key.partition(":")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 import typer
 
 from drawdown_server.app import check_schema
+from drawdown_server.config import Config
 from drawdown_server.errors import ConfigurationError, DrawdownError
 from drawdown_server.holds.startup import check_store, open_client
 from drawdown_server.identity.startup import problems as identity_problems
@@ -17,9 +20,22 @@ from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.rpc.tls import open_certificate
 
 if TYPE_CHECKING:
-    from drawdown_server.config import Config
+    from collections.abc import Iterable
 
 PORT_MAX: Final = 65_535
+PREFIX: Final = "DRAWDOWN_"
+OF_SERVERS: Final = frozenset(PREFIX + name.upper() for name in Config.model_fields)
+"""Variables of the environment that servers read."""
+OF_CLIENTS: Final = frozenset({
+    "DRAWDOWN_TARGET",
+    "DRAWDOWN_API_KEY",
+    "DRAWDOWN_PLAINTEXT_API_KEY",
+    "DRAWDOWN_TLS",
+    "DRAWDOWN_TLS_CA",
+    "DRAWDOWN_CLIENT_CERTIFICATE",
+    "DRAWDOWN_CLIENT_KEY",
+})  # fmt: skip
+"""Those that clients read, perhaps on the same machine."""
 
 
 async def run_check_config(config: Config) -> int:
@@ -32,6 +48,8 @@ async def run_check_config(config: Config) -> int:
     width = max(map(len, values))
     for name, value in values.items():
         typer.echo(f"{name:<{width}}  {value}")
+    for name, close in unknown_variables(os.environ):
+        typer.echo(f"warning: {name} is no setting{f', {close} is' if close else ''}", err=True)
     problems = await find_problems(config)
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
@@ -39,6 +57,20 @@ async def run_check_config(config: Config) -> int:
         return 1
     typer.echo("ok: a server can start with these settings")
     return 0
+
+
+def unknown_variables(environment: Iterable[str]) -> list[tuple[str, str]]:
+    """Names of variables that look like settings and are none, each with the setting that may be meant, or nothing.
+
+    They keep no server from starting: a newer or an older release may know them.
+    """
+    settings = [name.removeprefix(PREFIX) for name in OF_SERVERS]
+    found = []
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name.upper() not in OF_SERVERS | OF_CLIENTS:
+            close = get_close_matches(name.upper().removeprefix(PREFIX), settings, n=1)
+            found.append((name, PREFIX + close[0] if close else ""))
+    return found
 
 
 async def find_problems(config: Config) -> list[str]:

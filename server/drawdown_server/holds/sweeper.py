@@ -1,7 +1,7 @@
 """Frees holds that nobody settled in time, and forgets old tombstones.
 
-Every server sweeps every partition: the script decides what is due, so two sweeps at once do no harm, and no hold
-depends on one server being alive.
+Every process that serves or flushes sweeps every partition: the script decides what is due, so two sweeps at once do
+no harm, and no hold depends on one process being alive.
 """
 
 from __future__ import annotations
