@@ -107,6 +107,8 @@ def reading_url() -> Iterator[None]:
     """
     try:
         yield
+    except OSError:
+        raise  # also a certificate that is not trusted, which Python calls a ValueError too
     except ValueError:
         raise ConfigurationError(
             "the URL of postgres is not of the form postgresql://user:password@host:port/database, or an option of it "
