@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import string
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -9,6 +11,7 @@ import pytest
 
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
 from drawdown_server.errors import ConfigurationError
+from drawdown_server.identity.certificates import URI_CHARS_MAX
 from integration.certified import CA, CALLERS, EDGE, trusting, with_certificates
 from integration.credentials import create_key
 from integration.server import Rpc, failure_of, open_channel, run_server, until
@@ -34,6 +37,21 @@ async def test_with_certificates_alone_a_key_is_not_looked_at(config: Config, di
         assert nobody.code is grpc.StatusCode.UNAUTHENTICATED
         failure = await server.failure(READ)
         assert (failure.code, failure.metadata) == (grpc.StatusCode.PERMISSION_DENIED, {"scope": "read"})
+
+
+async def test_a_name_that_is_longer_than_any_that_is_recorded_names_nobody(config: Config, directory: Path) -> None:
+    config = with_certificates(config, directory, "certificates")
+    name, refused = "spiffe://test/others/", wallet_pb.FreezeWalletRequest(wallet_id="w")
+    for length, code in (
+        (URI_CHARS_MAX, grpc.StatusCode.PERMISSION_DENIED),
+        (URI_CHARS_MAX + 1, grpc.StatusCode.UNAUTHENTICATED),
+        (4_000, grpc.StatusCode.UNAUTHENTICATED),
+    ):
+        # Of one letter it would be compressed to almost nothing.
+        rest = "".join(random.Random(length).choices(string.ascii_letters, k=length - len(name)))  # noqa: S311
+        certificate = CA.issue_spiffe(name + rest)
+        async with run_server(config, assets=False, credentials=trusting(certificate)) as server:
+            assert (await server.failure(refused)).code is code
 
 
 async def test_who_is_taken_out_of_the_file_is_refused_on_the_connection_that_stands(

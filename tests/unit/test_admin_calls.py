@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from google.protobuf.message_factory import GetMessageClass
+from structlog.testing import capture_logs
 
 from drawdown.v1 import asset_service_pb2, cap_service_pb2, grant_service_pb2, wallet_service_pb2
 from drawdown_server import clock
@@ -120,11 +121,11 @@ class Store:
 
     def __init__(self) -> None:
         self.recorded: list[AdminCall] = []
-        self.is_down = False
+        self.failure: Exception | None = None
 
     async def record_denied(self, call: AdminCall) -> None:
-        if self.is_down:
-            raise StoreUnavailableError("postgres")
+        if self.failure is not None:
+            raise self.failure
         self.recorded.append(call)
 
 
@@ -146,8 +147,11 @@ async def test_denied_calls_are_recorded_up_to_a_number_per_tenant_and_minute(mo
     assert len(store.recorded) == DENIALS_MAX + 2
 
 
-async def test_a_refusal_does_not_depend_on_its_record() -> None:
+@pytest.mark.parametrize("failure", [StoreUnavailableError("postgres"), ValueError("a row that does not fit")])
+async def test_a_refusal_does_not_depend_on_its_record(failure: Exception) -> None:
     store = Store()
-    store.is_down = True
-    await Denials(store).note(denied())
+    store.failure = failure
+    with capture_logs() as logs:
+        await Denials(store).note(denied())
     assert store.recorded == []
+    assert [line["event"] for line in logs] == ["audit.denial_not_recorded"]

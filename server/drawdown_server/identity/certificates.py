@@ -53,6 +53,8 @@ FILE_BYTES_MAX: Final = 1_000_000
 """Some ten thousand callers; a larger file is a mistake."""
 KNOWN_MAX: Final = 10_000
 """Certificates whose caller is remembered. A certificate more costs a few microseconds, not memory."""
+URI_CHARS_MAX: Final = 2_048
+"""Of a SPIFFE id. A longer name would not fit into the index of the audit log."""
 URI: Final = "peer_uri"
 DNS: Final = "peer_dns"
 """How gRPC calls the names in a certificate."""
@@ -133,6 +135,8 @@ class CallerTable:
         return Caller(tenant_id, f"certificate:{name}", scopes)
 
     def _of_uri(self, uri: str) -> CallerEntry | None:
+        if len(uri) > URI_CHARS_MAX:
+            return None
         whole = self._uris.get(uri)
         if whole is not None or _ODD_PATH.search(uri.partition("://")[2]):
             return whole

@@ -48,3 +48,5 @@ class Denials:
             await self._store.record_denied(call)
         except StoreUnavailableError:
             log.warning("audit.denial_not_recorded", method=call.method, principal=call.principal)
+        except Exception:  # a fault of ours, which must not reach the caller as what it is
+            log.exception("audit.denial_not_recorded", method=call.method, principal=call.principal)
