@@ -108,6 +108,10 @@ def test_compose_has_settings_with_which_a_server_starts(monkeypatch: pytest.Mon
     assert config.hold_token_keys
 
 
+def test_the_health_check_of_a_flusher_asks_one_process_however_many_workers_servers_have() -> None:
+    assert compose()["services"]["drawdown-flush"]["environment"]["DRAWDOWN_WORKERS"] == "1"
+
+
 def resources(kind: str = "") -> list[dict[str, Any]]:
     found = [
         resource

@@ -99,7 +99,8 @@ class Victims:
     async def wallet_id(self) -> str:
         """A wallet that was not often hit yet."""
         if self._left == 0:
-            wallet = await self._server.wallet(USD=100, TOKENS=100)
+            # Of one length: where an input is cut is drawn from how long it is, and the same draws must fit again.
+            wallet = await self._server.wallet(f"victim-{len(self.wallet_ids):06}", USD=100, TOKENS=100)
             await self._server.authorize(wallet, HOLD, ttl_s=3600, USD=10, TOKENS=10)
             await self._server.authorize(wallet, "settled", USD=10)
             await self._server.commit(wallet, "settled", USD=10)
