@@ -1,10 +1,12 @@
-"""Flushers and a Postgres that is slow, full, or cut off in a commit (fault 13): each event once, whatever happens."""
+"""Flushers and a Postgres that is slow, full, cut off in a commit, or waits (faults 13, 16): each event once."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import asyncpg
 from structlog.testing import capture_logs
 
 from faults.processes import program
@@ -103,3 +105,31 @@ async def test_13_a_postgres_whose_disk_is_full_is_asked_again_and_no_event_is_t
             await postgres.execute("DROP TRIGGER disk_full ON entries")
         await assert_recorded(server, wallet)
         assert await server.audit.stores.ledger.list_dead_letters(limit=1) == []
+
+
+async def test_16_a_flusher_that_stopped_in_the_middle_of_a_copy_is_ended_by_the_next(config: Config) -> None:
+    """Postgres waits for its data for ever, and it has the partitions' rows: no timeout of Postgres ends that."""
+    quick = config.model_copy(update={"postgres_timeout_ms": 500})
+    async with flusher_waiting(quick) as (server, wallet, logs):
+        stopped = await asyncpg.connect(config.postgres_url, server_settings={"statement_timeout": "500"})
+        begun = asyncio.Event()
+
+        async def data() -> AsyncIterator[bytes]:
+            begun.set()
+            await asyncio.Event().wait()
+            yield b""
+
+        await stopped.execute("BEGIN")
+        await stopped.execute("UPDATE partitions SET position = position")
+        copying = asyncio.create_task(stopped.copy_to_table("entries", source=data()))
+        await begun.wait()
+        await spend(server, wallet, "after", 20)
+
+        async def ended() -> bool:
+            return any(line["event"] == "flusher_ended_others" for line in logs)
+
+        await until(ended)
+        await assert_recorded(server, wallet)
+        assert stopped.is_closed()
+        copying.cancel()
+        await asyncio.gather(copying, return_exceptions=True)

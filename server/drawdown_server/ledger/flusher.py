@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -138,6 +139,7 @@ class Flusher:
                 failures += 1
                 delay_s = _backoff_s(failures)
                 _log.warning("flusher_waits", store=error.metadata["store"], failures=failures, delay_s=delay_s)
+                await self._end_stuck()
                 await _wait(stop, delay_s)
             else:
                 failures = 0
@@ -145,6 +147,12 @@ class Flusher:
                     await _wait(stop, self._lease_ttl_ms / 1000 / RENEWALS_PER_TTL)
                 elif recorded < self._batch_max:
                     await _wait(stop, started + self._linger_ms / 1000 - time.monotonic())
+
+    async def _end_stuck(self) -> None:
+        """Postgres may be waiting for a flusher that was stopped in the middle of its transaction."""
+        with suppress(StoreUnavailableError):
+            if ended := await self._store.end_stuck_flushes():
+                _log.error("flusher_ended_others", owner=self._owner, transactions=ended)
 
     async def run_once(self, *, block_ms: int = 0) -> int:
         """One cycle.

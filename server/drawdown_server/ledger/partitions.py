@@ -135,6 +135,15 @@ class PartitionStore(Database):
             rows = await connection.fetch(QUERIES["lease"], owner, ttl_ms / 1000, run_id, except_for)
         return [LeaseRow(row["partition"], row["epoch"], row["position"], row["lease_token"]) for row in rows]
 
+    async def end_stuck_flushes(self) -> int:
+        """End transactions of flushers that hold partitions for longer than Postgres lets any statement run.
+
+        Returns:
+            How many; what they wrote is undone.
+        """
+        async with self._connection() as connection:
+            return len(await connection.fetch(QUERIES["flush_end_stuck"]))
+
     async def list_leases(self) -> dict[int, tuple[str, float]]:
         """Who may record a partition, and for how many seconds from now; only partitions that somebody may."""
         async with self._connection() as connection:

@@ -412,6 +412,17 @@ WHERE (lease_owner = $1 OR lease_owner = '' OR lease_expire_time < now()) AND NO
     AND ($3::text = '' OR NOT EXISTS (SELECT 1 FROM servers s WHERE s.run_id <> $3 AND s.expire_time > now()))
 RETURNING partition, epoch, position, lease_token
 
+-- flush_end_stuck --
+-- Ends the connections of transactions that keep others from the partitions and are older than any statement of theirs
+-- may be. No timeout of Postgres does: it waits for the data of a COPY as long as the client is connected, although that
+-- may be a process, or a machine, that was stopped in the middle of it.
+SELECT pg_terminate_backend(activity.pid)
+FROM pg_stat_activity activity
+JOIN pg_locks held ON held.pid = activity.pid
+WHERE held.relation = 'partitions'::regclass AND held.granted AND held.mode = 'RowExclusiveLock'
+    AND activity.usename = current_user
+    AND activity.xact_start < now() - 2 * current_setting('statement_timeout')::interval
+
 -- flushers_fence --
 -- Owners stay, and get their new tokens with the next renewal.
 UPDATE partitions SET lease_token = lease_token + 1 WHERE lease_owner <> ''
