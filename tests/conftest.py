@@ -21,6 +21,7 @@ from uuid import uuid4
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 
@@ -43,6 +44,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS", "test"))
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+
+@pytest.fixture(autouse=True)
+def all_levels_logged() -> None:
+    """A test that runs a command in this process leaves its log level behind, and the next one hears nothing."""
+    structlog.reset_defaults()
 
 
 @contextmanager
