@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -74,7 +75,7 @@ async def scanned(
     valkey_process: ValkeyProcess, postgres_process: PostgresProcess, worker_directory: Path
 ) -> AsyncIterator[Scanned]:
     stores.empty(valkey_process)
-    name = "scanned_certificates"
+    name = f"certificates_{uuid4().hex[:12]}"
     postgres_url = await postgres_process.create_database(name, template=stores.TEMPLATE_DATABASE)
     directory = worker_directory / name
     directory.mkdir()
