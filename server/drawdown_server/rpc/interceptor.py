@@ -21,17 +21,13 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from drawdown_server import deadline
 from drawdown_server.errors import (
     CODES,
     DrawdownError,
     ErrorReason,
-    InvalidRequestError,
     StoreUnavailableError,
-    Violation,
-    request_too_large,
 )
 from drawdown_server.identity.admin_call import set_admin_call
 from drawdown_server.identity.caller import set_caller
@@ -39,6 +35,7 @@ from drawdown_server.identity.scopes import check_method, check_wallet
 from drawdown_server.rpc.admin_calls import RECORDED, admin_call, denied_call
 from drawdown_server.rpc.statuses import Ending
 from drawdown_server.rpc.transport import CARRIER_BYTES_MAX, OPERATION_BYTES_MAX
+from drawdown_server.rpc.wire import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -207,7 +204,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     handler_call_details.invocation_metadata,
                     context,
                     context.time_remaining(),
-                    lambda: _parsed(raw, deserialize, bytes_max),
+                    lambda: parsed(raw, deserialize, bytes_max),
                     handle,
                 )
             except DrawdownError as error:
@@ -310,15 +307,6 @@ def is_administration(method: str) -> bool:
     """Whether a method changes something in Postgres and then in Valkey: all that do not read, but the data plane's."""
     service, _, name = method.rpartition("/")
     return not service.endswith(DATA_PLANE) and not name.startswith(READING)
-
-
-def _parsed(raw: bytes, deserialize: Callable[[bytes], _Request], bytes_max: int) -> _Request:
-    if len(raw) > bytes_max:
-        raise request_too_large(bytes_max)
-    try:
-        return deserialize(raw)
-    except DecodeError:
-        raise InvalidRequestError([Violation("request", "must be a message of this method")]) from None
 
 
 def _parsed_if_it_can_be(parse: Callable[[], _Request]) -> _Request | None:

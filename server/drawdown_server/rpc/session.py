@@ -14,10 +14,9 @@ import math
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from drawdown.v1 import authorization_service_pb2 as pb
-from drawdown_server.errors import InvalidRequestError, Violation, request_too_large
+from drawdown_server.errors import InvalidRequestError, Violation
 from drawdown_server.rpc import wire
 from drawdown_server.rpc.transport import CARRIER_BYTES_MAX
 from drawdown_server.telemetry.tracing import TRACEPARENT, TRACESTATE
@@ -84,7 +83,7 @@ class Session:
         await self._stream.send_initial_metadata(())  # a client that waits for it knows that it was let in
         try:
             while (raw := await self._stream.read()) is not EOF:
-                await self._take(_parsed(cast("bytes", raw)))
+                await self._take(wire.parsed(cast("bytes", raw), pb.SessionRequest.FromString, CARRIER_BYTES_MAX))
             while self._unanswered:
                 await self._fewer()
         finally:
@@ -155,12 +154,3 @@ class Session:
         """Return when something was answered."""
         self._changed = asyncio.get_running_loop().create_future()
         await self._changed
-
-
-def _parsed(raw: bytes) -> pb.SessionRequest:
-    if len(raw) > CARRIER_BYTES_MAX:
-        raise request_too_large(CARRIER_BYTES_MAX)
-    try:
-        return pb.SessionRequest.FromString(raw)
-    except DecodeError:
-        raise InvalidRequestError([Violation("request", "must be a message of this method")]) from None

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, as far as messages are put into messages.
+"""Protobuf's wire format: what callers send, and messages that are put into messages.
 
 An answer is serialized once and then wrapped as bytes: setting it as a field of another message would copy it each
 time, which costs more than making it.
@@ -6,12 +6,34 @@ time, which costs more than making it.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from google.protobuf.message import DecodeError
+
+from drawdown_server.errors import InvalidRequestError, Violation, request_too_large
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Request = TypeVar("_Request")
 _VARINT: Final = 0
 _LENGTH_DELIMITED: Final = 2
 _CONTINUES: Final = 0x80
 _BITS: Final = 7
+
+
+def parsed(raw: bytes, deserialize: Callable[[bytes], _Request], bytes_max: int) -> _Request:
+    """The request that a caller's bytes are.
+
+    Raises:
+        DrawdownError: REQUEST_TOO_LARGE, or INVALID_FIELD when they are no message.
+    """
+    if len(raw) > bytes_max:
+        raise request_too_large(bytes_max)
+    try:
+        return deserialize(raw)
+    except DecodeError:
+        raise InvalidRequestError([Violation("request", "must be a message of this method")]) from None
 
 
 def message_field(number: int, message: bytes) -> bytes:
