@@ -139,7 +139,8 @@ class Flusher:
                 failures += 1
                 delay_s = _backoff_s(failures)
                 _log.warning("flusher_waits", store=error.metadata["store"], failures=failures, delay_s=delay_s)
-                await self._end_stuck()
+                if error.metadata["store"] == "postgres":
+                    await self._end_stuck()
                 await _wait(stop, delay_s)
             else:
                 failures = 0
