@@ -39,11 +39,12 @@ from drawdown_server.rpc.caps import CapService
 from drawdown_server.rpc.carriers import CarryingService
 from drawdown_server.rpc.denials import Denials
 from drawdown_server.rpc.draining import end_calls
+from drawdown_server.rpc.gate import Gate
 from drawdown_server.rpc.grants import GrantService
 from drawdown_server.rpc.health import Health
-from drawdown_server.rpc.interceptor import CallInterceptor
 from drawdown_server.rpc.keys import KeyService
 from drawdown_server.rpc.ledger import LedgerService
+from drawdown_server.rpc.methods import Methods, UnknownMethods
 from drawdown_server.rpc.ports import bind
 from drawdown_server.rpc.services import Services, service_names
 from drawdown_server.rpc.tls import open_certificate
@@ -137,7 +138,7 @@ def build_server(
     stores: Stores,
     changes: ChangeApplier,
     secrets: Secrets | None,
-    calls: CallInterceptor,
+    gate: Gate,
     health: Health,
     *,
     shares_ports: bool = False,
@@ -160,14 +161,15 @@ def build_server(
         outbox_backlog_limit=config.outbox_backlog_limit,
     )
     server = grpc.aio.server(
-        interceptors=[calls],
         options=server_options(
             connections_max=config.connections_max, connection_age_s=config.connection_age_s, shares_ports=shares_ports
         ),
     )
+    methods = Methods(gate)
+    server.add_generic_rpc_handlers([methods])
     Services(
         authorization=CarryingService(
-            calls,
+            gate,
             stores.holds,
             stores.ledger,
             assets,
@@ -184,10 +186,11 @@ def build_server(
         ledger=LedgerService(stores.ledger),
         audit=AuditService(stores.ledger),
         keys=KeyService(KeyAdmin(stores.ledger, secrets)),
-    ).add_to(server)
+    ).add_to(methods)
     health.add_to(server)
     if config.reflection:
         reflection.enable_server_reflection([*service_names(), reflection.SERVICE_NAME, HEALTH_SERVICE], server)
+    server.add_generic_rpc_handlers([UnknownMethods(gate)])
     return server
 
 
@@ -202,16 +205,16 @@ def token_keys(config: Config) -> TokenKeys:
     return TokenKeys(token_secrets(config.hold_token_keys))
 
 
-def build_calls(
+def build_gate(
     config: Config, credentials: Credentials, metrics: Metrics, tracing: Tracing, ledger: LedgerStore
-) -> CallInterceptor:
+) -> Gate:
     """What every call goes through."""
     admission = Admission(config.calls_max, config.caller_calls_per_s)
     recorder = CallRecorder(metrics, tracing, log_sample_ratio=config.log_sample_ratio)
-    calls = CallInterceptor(credentials, recorder, admission, Denials(ledger))
+    gate = Gate(credentials, recorder, admission, Denials(ledger))
     metrics.follow_admission(admission.refused)
-    metrics.follow_calls(calls)
-    return calls
+    metrics.follow_calls(gate)
+    return gate
 
 
 async def serve(
@@ -251,10 +254,10 @@ async def serve(
             metrics.follow_keys(identity.secrets.keys)
         if identity.certificates is not None:
             metrics.follow_reloads("callers", identity.certificates)
-        calls = build_calls(config, identity.credentials, metrics, tracing, stores.ledger)
+        gate = build_gate(config, identity.credentials, metrics, tracing, stores.ledger)
         health = Health(service_names())
         server = build_server(
-            config, stores, changes, identity.secrets, calls, health, shares_ports=is_replaced is not None
+            config, stores, changes, identity.secrets, gate, health, shares_ports=is_replaced is not None
         )
         port = bind(server, config, certificate)
         admin = await opened.enter_async_context(AsyncExitStack())
@@ -284,7 +287,7 @@ async def serve(
             finally:
                 # Also when a background task died: calls in flight still get their answers.
                 stores.confirmations.end()
-                await end_calls(server, calls, health, {port, config.grpc_certificate_port}, config.drain_grace_s)
+                await end_calls(server, gate, health, {port, config.grpc_certificate_port}, config.drain_grace_s)
                 stop_background.set()
     log.info("server.stopped")
 

@@ -2,7 +2,7 @@
 
     python tests/bench/identity_cost.py [--rounds 7]
 
-What the interceptor does between a call's arrival and its handler: find the credential in the metadata, its caller, and
+What the gate does between a call's arrival and its handler: find the credential in the metadata, its caller, and
 whether the method needs a scope that the caller has. Prints microseconds of the best round, those of a call without
 identity beside them.
 """
@@ -64,7 +64,7 @@ PEER: Final = Peer()
 
 
 async def admit(credentials: Credentials, metadata: list[tuple[str, str]]) -> None:
-    """What the interceptor asks."""
+    """What the gate asks."""
     caller = await credentials.caller(metadata, PEER)
     check_method(caller, METHOD)
     check_wallet(caller, WALLET)

@@ -26,7 +26,8 @@ from drawdown_server.identity.scopes import ALL_SCOPES
 from drawdown_server.rpc.admission import Admission
 from drawdown_server.rpc.calls import CallRecorder
 from drawdown_server.rpc.denials import Denials
-from drawdown_server.rpc.interceptor import CallInterceptor
+from drawdown_server.rpc.gate import Gate
+from drawdown_server.rpc.methods import Methods
 from drawdown_server.telemetry.metrics import Metrics
 from drawdown_server.telemetry.tracing import Tracing
 from integration.server import Rpc, failure_of, open_channel
@@ -70,11 +71,12 @@ async def serving(servicer: asset_service_pb2_grpc.AssetServiceServicer) -> Asyn
     recorder = CallRecorder(Metrics(), Tracing(), log_sample_ratio=0)
     credentials = Credentials(everybody=Caller("acme", "", ALL_SCOPES))
     admission = Admission(calls_max=100, calls_per_s=0)
-    calls = CallInterceptor(credentials, recorder, admission, Denials(NoStore()))
-    server = grpc.aio.server(interceptors=[calls])
-    asset_service_pb2_grpc.add_AssetServiceServicer_to_server(servicer, server)
+    methods = Methods(Gate(credentials, recorder, admission, Denials(NoStore())))
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([methods])
+    asset_service_pb2_grpc.add_AssetServiceServicer_to_server(servicer, methods)
     authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(
-        authorization_service_pb2_grpc.AuthorizationServiceServicer(), server
+        authorization_service_pb2_grpc.AuthorizationServiceServicer(), methods
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

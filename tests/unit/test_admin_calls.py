@@ -16,7 +16,7 @@ from drawdown_server.identity.caller import Caller
 from drawdown_server.identity.scopes import ALL_SCOPES
 from drawdown_server.rpc.admin_calls import OUT_OF_RANGE, PACKAGE, TARGETS, admin_call, as_plain, denied_call
 from drawdown_server.rpc.denials import DENIALS_MAX, WINDOW_S, Denials
-from drawdown_server.rpc.interceptor import is_administration
+from drawdown_server.rpc.gate import is_administration
 from faults.mutations import SERVICE_FILES, STORES_NOTHING
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The call of an administrator that is under way, for the record that its change leaves (``ledger/audit.py``).
 
-The interceptor sets it, the transaction that makes the change reads it. Outside of one (the data plane, what servers do
+The gate sets it, the transaction that makes the change reads it. Outside of one (the data plane, what servers do
 by themselves) there is none, and nothing is recorded.
 """
 

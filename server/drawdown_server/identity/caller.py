@@ -1,6 +1,6 @@
 """The caller of the current RPC.
 
-The interceptor sets it once per call; services read it. The tenant comes from here and never from a request.
+The gate sets it once per call; services read it. The tenant comes from here and never from a request.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from drawdown_server.ledger.confirming import Confirmations
     from drawdown_server.ledger.store import LedgerStore
     from drawdown_server.rpc.authorization import HoldLimits
-    from drawdown_server.rpc.interceptor import CallContext, CallInterceptor
+    from drawdown_server.rpc.gate import CallContext, Gate
     from drawdown_server.wallets.assets import AssetRegistry
 
 OPERATIONS_MAX: Final = 256
@@ -36,14 +36,14 @@ class CarryingService(AuthorizationService):
     """AuthorizationService, also for operations that other calls carry.
 
     Args:
-        calls: What every call, and every operation, goes through.
+        gate: What every call, and every operation, goes through.
         session_age_s: After that the client of a Session is asked to open another one; 0: never.
         holds: And the rest: as of AuthorizationService.
     """
 
     def __init__(
         self,
-        calls: CallInterceptor,
+        gate: Gate,
         holds: HoldStore,
         ledger: LedgerStore,
         assets: AssetRegistry,
@@ -54,8 +54,8 @@ class CarryingService(AuthorizationService):
         session_age_s: float,
     ) -> None:
         super().__init__(holds, ledger, assets, limits, tokens, confirmations)
-        self._operations = Operations(self, calls)
-        self._streams = calls.streams
+        self._operations = Operations(self, gate)
+        self._streams = gate.streams
         self._session_age_s = session_age_s
 
     async def Batch(  # noqa: N802

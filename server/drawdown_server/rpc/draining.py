@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from drawdown_server.rpc.gate import Gate
     from drawdown_server.rpc.health import Health
-    from drawdown_server.rpc.interceptor import CallInterceptor
 
 QUIET_S: Final = 0.02
 """Without a new call for so long, nothing is under way from a client that was told to leave."""
@@ -46,43 +46,43 @@ DESCRIPTORS: Final = Path("/dev/fd")
 
 
 async def end_calls(
-    server: grpc.aio.Server, calls: CallInterceptor, health: Health, ports: Collection[int | None], grace_s: float
+    server: grpc.aio.Server, gate: Gate, health: Health, ports: Collection[int | None], grace_s: float
 ) -> None:
     """Steps 2 and 3: send everybody away, let calls in flight finish, end the rest.
 
     Args:
         server: Started.
-        calls: What it is doing.
+        gate: What it is doing.
         health: What it says of itself.
         ports: Where it listens; None among them is none.
         grace_s: How long calls in flight may take.
     """
     stop_listening(ports)
-    calls.send_away()
+    gate.send_away()
     with suppress(TimeoutError):
         async with asyncio.timeout(LEAVE_WAIT_S):
             await health.send_away()
-            await _quiet(calls)
-    calls.refuse_new()
+            await _quiet(gate)
+    gate.refuse_new()
     with suppress(TimeoutError):
         async with asyncio.timeout(REFUSE_WAIT_S):
-            await _quiet(calls)
+            await _quiet(gate)
     stopping = asyncio.create_task(server.stop(grace_s))
     with suppress(TimeoutError):
         async with asyncio.timeout(grace_s):
-            await calls.idle()
+            await gate.idle()
     await server.stop(LAST_ANSWERS_S)
     await stopping
 
 
-async def _quiet(calls: CallInterceptor) -> None:
+async def _quiet(gate: Gate) -> None:
     """Return when no call has come for ``QUIET_S``."""
     loop = asyncio.get_running_loop()
-    arrived, since = calls.arrived, loop.time()
+    arrived, since = gate.arrived, loop.time()
     while loop.time() - since < QUIET_S:
         await asyncio.sleep(LOOK_S)
-        if calls.arrived != arrived:
-            arrived, since = calls.arrived, loop.time()
+        if gate.arrived != arrived:
+            arrived, since = gate.arrived, loop.time()
 
 
 def stop_listening(ports: Collection[int | None]) -> None:

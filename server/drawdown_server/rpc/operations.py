@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from drawdown_server.rpc.authorization import AuthorizationService
-    from drawdown_server.rpc.interceptor import CallContext, CallInterceptor, Handle, Metadata
+    from drawdown_server.rpc.gate import CallContext, Gate, Handle, Metadata
 
 SERVICE: Final = "drawdown.v1.AuthorizationService"
 VERBS: Final = {field.name: field.name.capitalize() for field in pb.Operation.DESCRIPTOR.fields}
@@ -38,11 +38,11 @@ class Operations:
 
     Args:
         service: Does them.
-        calls: What every call goes through.
+        gate: What every call goes through.
     """
 
-    def __init__(self, service: AuthorizationService, calls: CallInterceptor) -> None:
-        self._calls = calls
+    def __init__(self, service: AuthorizationService, gate: Gate) -> None:
+        self._gate = gate
         self._verbs = {
             name: Verb(f"{SERVICE}/{method}", getattr(service, method), _RESULT_FIELDS[name].number)
             for name, method in VERBS.items()
@@ -73,7 +73,7 @@ class Operations:
             return getattr(operation, name)  # type: ignore[no-any-return]  # of the messages of the oneof
 
         try:
-            answer = await self._calls.run(verb.method, metadata, context, time_left_s, request, verb.handle)
+            answer = await self._gate.run(verb.method, metadata, context, time_left_s, request, verb.handle)
         except DrawdownError as error:
             return _failed(error)
         return wire.message_field(verb.number, answer.SerializeToString())

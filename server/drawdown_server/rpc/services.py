@@ -27,7 +27,7 @@ from drawdown.v1 import (
 )
 
 if TYPE_CHECKING:
-    import grpc
+    from drawdown_server.rpc.methods import Methods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Services:
     keys: key_service_pb2_grpc.KeyServiceServicer
     audit: audit_service_pb2_grpc.AuditServiceServicer
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: Methods) -> None:
         """Serve them."""
         authorization_service_pb2_grpc.add_AuthorizationServiceServicer_to_server(self.authorization, server)
         asset_service_pb2_grpc.add_AssetServiceServicer_to_server(self.assets, server)

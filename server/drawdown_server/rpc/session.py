@@ -22,7 +22,7 @@ from drawdown_server.rpc.transport import CARRIER_BYTES_MAX
 from drawdown_server.telemetry.tracing import TRACEPARENT, TRACESTATE
 
 if TYPE_CHECKING:
-    from drawdown_server.rpc.interceptor import CallContext, Metadata
+    from drawdown_server.rpc.gate import CallContext, Metadata
     from drawdown_server.rpc.operations import Operations
 
 EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # of its stubs

@@ -33,7 +33,7 @@ GRPC_ERRORS: Final = frozenset(
 
 
 class CallCounts(Protocol):
-    """What the interceptor knows of the calls."""
+    """What the gate knows of the calls."""
 
     @property
     def in_flight(self) -> int:
