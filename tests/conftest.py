@@ -27,6 +27,7 @@ from redis.asyncio import Redis
 
 from drawdown_server.dev.postgres import PostgresProcess
 from drawdown_server.dev.valkey import ValkeyProcess
+from drawdown_server.dev.valkey_cluster import ValkeyCluster
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers beside the tests, in every import mode
 
@@ -96,6 +97,14 @@ def redis7_process(worker_directory: Path) -> Iterator[ValkeyProcess]:
 
 
 @pytest.fixture(scope="session")
+def cluster_process(worker_directory: Path) -> Iterator[ValkeyCluster]:
+    """This worker's Valkey Cluster of three primaries. A test that kills a node or moves slots makes its own."""
+    extra = stores.with_users(worker_directory)
+    with ValkeyCluster(worker_directory / "cluster", appendfsync="no", extra=extra) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
 def postgres_process(worker_directory: Path) -> Iterator[PostgresProcess]:
     """This worker's Postgres, with a migrated template database; most tests want ``postgres_url``."""
     with PostgresProcess(worker_directory / "postgres", fsync=False) as server:
@@ -114,6 +123,13 @@ def valkey_server(valkey_process: ValkeyProcess) -> ValkeyProcess:
 def valkey_url(valkey_server: ValkeyProcess) -> str:
     """URL of an empty Valkey, for a server's user; ``valkey_server.url`` is that of one who may do everything."""
     return stores.as_user(valkey_server.url, stores.SERVER_USER)
+
+
+@pytest.fixture
+def cluster(cluster_process: ValkeyCluster) -> ValkeyCluster:
+    """This worker's Valkey Cluster, empty."""
+    stores.empty(*cluster_process.nodes)
+    return cluster_process
 
 
 @pytest.fixture

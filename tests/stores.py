@@ -74,13 +74,14 @@ def superuser(valkey_url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def empty(server: ValkeyProcess) -> None:
-    """Delete every key and every function of a Valkey or Redis, and wait until both are gone."""
-    with closing(socket.create_connection((HOST, server.port), timeout=10)) as connection:
-        for command in (b"FLUSHALL SYNC", b"FUNCTION FLUSH SYNC"):
-            connection.sendall(command + b"\r\n")
-            reply = connection.recv(256)
-            assert reply == b"+OK\r\n", (command, reply)
+def empty(*servers: ValkeyProcess) -> None:
+    """Delete every key and every function of each Valkey or Redis, and wait until both are gone."""
+    for server in servers:
+        with closing(socket.create_connection((HOST, server.port), timeout=10)) as connection:
+            for command in (b"FLUSHALL SYNC", b"FUNCTION FLUSH SYNC"):
+                connection.sendall(command + b"\r\n")
+                reply = connection.recv(256)
+                assert reply == b"+OK\r\n", (command, reply)
 
 
 async def migrated_template(server_url: str, template_url: str) -> None:

@@ -90,7 +90,44 @@ class DirectoryLock:
         os.close(self.fd)
 
 
-class ServerProcess(ABC):
+class Startable(ABC):
+    """What is started and stopped, and runs inside a ``with`` or ``async with`` block."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start and wait until it serves; what fails is stopped again."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop; does nothing when it is not running."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread cannot be cancelled: what it starts must not be left behind.
+            await asyncio.wait([starting])
+            await asyncio.to_thread(self.stop)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+
+class ServerProcess(Startable):
     """A server with its own directory.
 
     Args:
@@ -139,6 +176,11 @@ class ServerProcess(ABC):
     @abstractmethod
     def _is_ready(self, pid: int) -> bool:
         """Whether the server answers."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and neither stopped nor killed."""
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -201,31 +243,6 @@ class ServerProcess(ABC):
         """Stop cleanly and start again on the same data and port."""
         self.stop()
         self.start()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # The thread cannot be cancelled: what it starts must not be left behind.
-            await asyncio.wait([starting])
-            await asyncio.to_thread(self.stop)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.stop)
 
     def _launch(self) -> None:
         for attempt in range(1, FREE_PORT_ATTEMPTS + 1):
