@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 OPERATIONS_MAX: Final = 256
 """In one message. Past some dozens a larger one saves nothing, and nobody else gets a turn while it is begun."""
-_RESULTS: Final = pb.BatchResponse.DESCRIPTOR.fields_by_name["results"].number
+_RESULTS: Final = wire.message_key(pb.BatchResponse.RESULTS_FIELD_NUMBER)
 
 
 class CarryingService(AuthorizationService):

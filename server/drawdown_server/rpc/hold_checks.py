@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from drawdown.v1 import types_pb2
 from drawdown_server.holds.fingerprint import fingerprint
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from drawdown.v1 import authorization_service_pb2 as pb
     from drawdown_server.holds.token import Token, TokenKeys
+
+_OVERAGE_POLICIES: Final = frozenset(types_pb2.OveragePolicy.values())
+_EXPIRY_ACTIONS: Final = frozenset(types_pb2.ExpiryAction.values())
 
 
 def check_authorize(request: pb.AuthorizeRequest, ttl_default_ms: int) -> int:
@@ -30,8 +33,8 @@ def check_authorize(request: pb.AuthorizeRequest, ttl_default_ms: int) -> int:
         checks.fail("alternatives", f"must have at most {ALTERNATIVES_MAX} entries")
     for i, alternative in enumerate(request.alternatives[:ALTERNATIVES_MAX]):
         checks.amounts(f"alternatives[{i}].amounts", alternative.amounts, least=1, partial=True)
-    checks.enum("overage_policy", request.overage_policy, types_pb2.OveragePolicy.values())
-    checks.enum("expiry_action", request.expiry_action, types_pb2.ExpiryAction.values())
+    checks.enum("overage_policy", request.overage_policy, _OVERAGE_POLICIES)
+    checks.enum("expiry_action", request.expiry_action, _EXPIRY_ACTIONS)
     checks.labels("labels", request.labels)
     checks.finish()
     return ttl_ms
@@ -101,7 +104,7 @@ def check_charge(request: pb.ChargeRequest) -> None:
     checks.id("charge_id", request.charge_id)
     checks.amounts("amounts", request.amounts, least=1)
     checks.unique_ids("subjects", request.subjects, most=SUBJECTS_MAX)
-    checks.enum("overage_policy", request.overage_policy, types_pb2.OveragePolicy.values())
+    checks.enum("overage_policy", request.overage_policy, _OVERAGE_POLICIES)
     checks.labels("labels", request.labels)
     _check_wait(checks, request)
     checks.finish()

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 SERVICE: Final = "drawdown.v1.AuthorizationService"
 VERBS: Final = {field.name: field.name.capitalize() for field in pb.Operation.DESCRIPTOR.fields}
 """Field of Operation and of OperationResult: the method that it stands for."""
-_RESULT_FIELDS: Final = pb.OperationResult.DESCRIPTOR.fields_by_name
-_ERROR: Final = _RESULT_FIELDS["error"].number
+_ERROR: Final = wire.message_key(pb.OperationResult.ERROR_FIELD_NUMBER)
 
 
 class Verb(NamedTuple):
@@ -29,7 +28,7 @@ class Verb(NamedTuple):
     method: str
     """Full name without the leading slash."""
     handle: Handle[Message, Message]
-    number: int
+    key: bytes
     """Of its field in OperationResult."""
 
 
@@ -43,8 +42,9 @@ class Operations:
 
     def __init__(self, service: AuthorizationService, gate: Gate) -> None:
         self._gate = gate
+        results = pb.OperationResult.DESCRIPTOR.fields_by_name
         self._verbs = {
-            name: Verb(f"{SERVICE}/{method}", getattr(service, method), _RESULT_FIELDS[name].number)
+            name: Verb(f"{SERVICE}/{method}", getattr(service, method), wire.message_key(results[name].number))
             for name, method in VERBS.items()
         }
 
@@ -76,7 +76,7 @@ class Operations:
             answer = await self._gate.run(verb.method, metadata, context, time_left_s, request, verb.handle)
         except DrawdownError as error:
             return _failed(error)
-        return wire.message_field(verb.number, answer.SerializeToString())
+        return wire.message_field(verb.key, answer.SerializeToString())
 
 
 def wallet_of(operation: pb.Operation) -> str:

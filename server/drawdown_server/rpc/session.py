@@ -17,6 +17,7 @@ import grpc
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown_server.errors import InvalidRequestError, Violation
+from drawdown_server.identity.credentials import AUTHORIZATION
 from drawdown_server.rpc import wire
 from drawdown_server.rpc.transport import CARRIER_BYTES_MAX
 from drawdown_server.telemetry.tracing import TRACEPARENT, TRACESTATE
@@ -29,9 +30,9 @@ EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # of its stubs
 """The client has half-closed the stream."""
 IN_FLIGHT_MAX: Final = 256
 """Operations of one stream that are not answered: as many as one connection may have calls, or a Batch operations."""
-_RESULTS: Final = pb.SessionResponse.DESCRIPTOR.fields_by_name["results"].number
-_TAG: Final = pb.SessionResult.DESCRIPTOR.fields_by_name["tag"].number
-_RESULT: Final = pb.SessionResult.DESCRIPTOR.fields_by_name["result"].number
+_RESULTS: Final = wire.message_key(pb.SessionResponse.RESULTS_FIELD_NUMBER)
+_TAG: Final = wire.number_key(pb.SessionResult.TAG_FIELD_NUMBER)
+_RESULT: Final = wire.message_key(pb.SessionResult.RESULT_FIELD_NUMBER)
 _GOING_AWAY: Final = pb.SessionResponse(going_away=True).SerializeToString()
 
 
@@ -61,8 +62,8 @@ class Session:
     def __init__(self, operations: Operations, metadata: Metadata, context: CallContext, *, age_s: float) -> None:
         self._operations = operations
         self._age_s = age_s
-        # Without the trace of the stream: each operation brings its own, or has none.
-        self._metadata = tuple(pair for pair in metadata or () if pair[0] not in (TRACEPARENT, TRACESTATE))
+        # The credential alone, since all is read for each operation; and each brings its own trace, or has none.
+        self._metadata = tuple(pair for pair in metadata or () if pair[0] == AUTHORIZATION)
         self._context = context
         self._stream = cast("Stream", context)
         self._running: dict[int, asyncio.Task[None]] = {}

@@ -48,6 +48,7 @@ _ID = re.compile(rf"[A-Za-z0-9._:@/-]{{1,{ID_CHARS_MAX}}}")
 _ASSET = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 _ID_RULE: Final = f"must be 1-{ID_CHARS_MAX} of [A-Za-z0-9._:@/-]"
 _ASSET_RULE: Final = "must match [A-Z][A-Z0-9_]{0,31}"
+_UNITS_RULE: Final = f"must be {{}} .. {UNITS_MAX} (2^53-1)"
 
 
 class WalletAndHold(Protocol):
@@ -85,7 +86,7 @@ class Checks:
     def units(self, field: str, value: int, *, least: int) -> None:
         """An amount of at least ``least`` units."""
         if not least <= value <= UNITS_MAX:
-            self.fail(field, f"must be {least} .. {UNITS_MAX} (2^53-1)")
+            self.fail(field, _UNITS_RULE.format(least))
 
     def amounts(self, field: str, amounts: Sequence[types_pb2.Amount], *, least: int, partial: bool = False) -> None:
         """1-16 amounts, each asset once; with ``partial`` an amount may say the least that is useful."""
@@ -93,14 +94,18 @@ class Checks:
             self.fail(field, f"must have 1-{AMOUNTS_MAX} entries")
         seen: set[str] = set()
         for i, amount in enumerate(amounts[: AMOUNTS_MAX + 1]):
-            self.asset(f"{field}[{i}].asset", amount.asset)
-            self.units(f"{field}[{i}].units", amount.units, least=least)
-            if amount.asset in seen:
+            asset, units, min_units = amount.asset, amount.units, amount.min_units
+            # Names of fields are made when one is wrong: making them costs more than looking.
+            if not _ASSET.fullmatch(asset):
+                self.fail(f"{field}[{i}].asset", _ASSET_RULE)
+            if not least <= units <= UNITS_MAX:
+                self.fail(f"{field}[{i}].units", _UNITS_RULE.format(least))
+            if asset in seen:
                 self.fail(f"{field}[{i}].asset", "must not appear twice")
-            seen.add(amount.asset)
-            if not partial and amount.min_units != 0:
+            seen.add(asset)
+            if min_units and not partial:
                 self.fail(f"{field}[{i}].min_units", "must be 0: it belongs to Authorize")
-            elif not 0 <= amount.min_units <= max(amount.units, 0):
+            elif min_units and not 0 <= min_units <= max(units, 0):
                 self.fail(f"{field}[{i}].min_units", "must be 0 .. units")
 
     def unique_ids(self, field: str, values: Sequence[str], *, most: int) -> None:
@@ -129,6 +134,8 @@ class Checks:
 
     def labels(self, field: str, labels: Mapping[str, str]) -> None:
         """Labels."""
+        if not labels:
+            return
         if len(labels) > LABELS_MAX:
             self.fail(field, f"must have at most {LABELS_MAX} entries")
             return

@@ -20,6 +20,7 @@ _VARINT: Final = 0
 _LENGTH_DELIMITED: Final = 2
 _CONTINUES: Final = 0x80
 _BITS: Final = 7
+_ONE_BYTE: Final = [bytes((value,)) for value in range(_CONTINUES)]
 
 
 def parsed(raw: bytes, deserialize: Callable[[bytes], _Request], bytes_max: int) -> _Request:
@@ -36,29 +37,39 @@ def parsed(raw: bytes, deserialize: Callable[[bytes], _Request], bytes_max: int)
         raise InvalidRequestError([Violation("request", "must be a message of this method")]) from None
 
 
-def message_field(number: int, message: bytes) -> bytes:
+def message_key(number: int) -> bytes:
+    """What comes before the length of a field that is a message, for ``message_field``."""
+    return _varint(number << 3 | _LENGTH_DELIMITED)
+
+
+def message_field(key: bytes, message: bytes) -> bytes:
     """A field that is a message.
 
     Args:
-        number: Of the field.
+        key: ``message_key`` of the field.
         message: Serialized.
     """
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(message)) + message
+    return key + _varint(len(message)) + message
 
 
-def number_field(number: int, value: int) -> bytes:
+def number_key(number: int) -> bytes:
+    """What comes before the value of a field that is an unsigned number, for ``number_field``."""
+    return _varint(number << 3 | _VARINT)
+
+
+def number_field(key: bytes, value: int) -> bytes:
     """A field that is an unsigned number.
 
     Args:
-        number: Of the field.
+        key: ``number_key`` of the field.
         value: Its value.
     """
-    return _varint(number << 3 | _VARINT) + _varint(value)
+    return key + _varint(value)
 
 
 def _varint(value: int) -> bytes:
     if value < _CONTINUES:
-        return bytes((value,))
+        return _ONE_BYTE[value]
     encoded = bytearray()
     while value >= _CONTINUES:
         encoded.append(value & (_CONTINUES - 1) | _CONTINUES)
