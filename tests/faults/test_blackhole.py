@@ -29,6 +29,8 @@ ROOM: Final = 8
 RESERVED: Final = 2
 STORM: Final = 3 * ROOM
 COMMITS: Final = 60
+IMPATIENT_S: Final = 0.05
+"""The shortest deadline of the storm; the other callers have longer ones, so that some are served on any machine."""
 
 
 async def is_unavailable(rpc: Rpc, wallet: str, hold_id: str) -> bool:
@@ -140,7 +142,7 @@ async def test_in_a_storm_of_retries_every_commit_succeeds_at_its_first_try(conf
                     number += 1
                     request = authorize_request(stormy, f"w{worker}-{number}", ttl_s=600, USD=1)
                     try:
-                        await server.call(request, deadline_s=0.05)
+                        await server.call(request, deadline_s=IMPATIENT_S * (1 + worker))
                         outcomes["approved"] += 1
                     except grpc.aio.AioRpcError as error:
                         assert error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
@@ -149,7 +151,7 @@ async def test_in_a_storm_of_retries_every_commit_succeeds_at_its_first_try(conf
             storm = [asyncio.create_task(ask(worker)) for worker in range(STORM)]
 
             async def rages() -> bool:
-                return outcomes["given up"] > STORM
+                return outcomes["given up"] > STORM and outcomes["approved"] > 0
 
             await until(rages)
             for number in range(COMMITS):
@@ -157,7 +159,6 @@ async def test_in_a_storm_of_retries_every_commit_succeeds_at_its_first_try(conf
             stop.set()
             await asyncio.gather(*storm)
             proxy.latency_s = 0
-            assert outcomes["approved"] > 0
             assert len(await server.debits(wallet, at_least=COMMITS)) == COMMITS
             async with open_audit(config) as audit:
                 await audit.assert_conserved(wallet, stormy)

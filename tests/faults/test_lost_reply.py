@@ -14,7 +14,7 @@ import pytest
 from drawdown_server.holds import connection
 from faults.mutations import MUTATIONS, anonymous, patiently, prepared, story
 from faults.tcp_proxy import TcpProxy
-from integration.server import authorize_request, grant_request, run_server
+from integration.server import authorize_request, grant_request, run_server, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,16 +25,20 @@ if TYPE_CHECKING:
     from integration.server import Server
 
 VALKEY_TIMEOUT_MS = 300
+PATIENT_MS = 60_000
+"""Of a server whose line is cut by the test, not given up by the server."""
 PAUSE_MAX_S = 0.05
 """Between attempts to connect: so many breaks in a row look like a store that is down."""
 BY_SCRIPT = [name for name, mutation in MUTATIONS.items() if mutation.verb]
 
 
 @asynccontextmanager
-async def lossy_server(config: Config, valkey: ValkeyProcess) -> AsyncIterator[tuple[Server, TcpProxy]]:
+async def lossy_server(
+    config: Config, valkey: ValkeyProcess, *, timeout_ms: int = VALKEY_TIMEOUT_MS
+) -> AsyncIterator[tuple[Server, TcpProxy]]:
     """A server whose line to Valkey is a proxy."""
     async with TcpProxy(valkey.port) as proxy:
-        lossy = config.model_copy(update={"valkey_url": proxy.url, "valkey_timeout_ms": VALKEY_TIMEOUT_MS})
+        lossy = config.model_copy(update={"valkey_url": proxy.url, "valkey_timeout_ms": timeout_ms})
         async with run_server(lossy) as server:
             yield server, proxy
 
@@ -89,13 +93,19 @@ async def test_a_server_is_gone_between_the_script_and_the_reply_of_many_calls(
     config: Config, valkey_server: ValkeyProcess
 ) -> None:
     """The line is cut under a hundred calls whose scripts have run; another server gets all of them again."""
-    async with lossy_server(config, valkey_server) as (server, proxy), run_server(config) as other:
+    async with (
+        lossy_server(config, valkey_server, timeout_ms=PATIENT_MS) as (server, proxy),
+        run_server(config) as other,
+    ):
         wallet = await server.wallet(USD=1_000)
         requests = [authorize_request(wallet, f"h{number}", USD=10) for number in range(100)]
         proxy.stall("replies")
         calls = asyncio.gather(*(server.call(request) for request in requests), return_exceptions=True)
-        while await holds_of(other, wallet) < len(requests):
-            pass
+
+        async def have_run() -> bool:
+            return await holds_of(other, wallet) == len(requests)
+
+        await until(have_run)
         proxy.cut()
         proxy.resume()
         errors = await calls

@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from drawdown_server.errors import ConfigurationError, StoreUnavailableError
+from drawdown_server.holds.cancelling import make_cancellable
 from drawdown_server.holds.socket import KILLED, UNAVAILABLE_PREFIXES
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
             "the URL of valkey is not of the form redis://user:password@host:port/0, rediss://... or unix://..., or an "
             "option of it does not exist (characters such as / in a password are written %2F)"
         ) from None
+    make_cancellable(client.connection_pool)
     try:
         yield client
     finally:
