@@ -21,6 +21,9 @@ STUBS := client/drawdown/v1
 # One set of servers per worker, so more workers than this gain little.
 TEST_WORKERS_MAX ?= 8
 
+# The table of speed first.
+BENCHES := speed $(filter-out speed,$(basename $(notdir $(wildcard tests/bench/*.py))))
+
 .PHONY: help
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +53,10 @@ mutation: $(INSTALLED) ## break the rules in the Lua one at a time; every mutant
 	PYTHONPATH=tests $(BIN)/python -m mutation.run $(ARGS)
 
 .PHONY: bench
-bench: $(INSTALLED) ## what things cost, on this machine; tests/bench/README.md reads the tables (BENCH=script_cost ARGS="...")
-	@for bench in tests/bench/$(or $(BENCH),*).py; do echo "== $$bench"; PYTHONPATH=tests $(BIN)/python "$$bench" $(ARGS); done
+bench: $(INSTALLED) ## the table of speed, on this machine; tests/bench/README.md reads it (BENCH=script_cost, BENCH=all; ARGS="...")
+	@for bench in $(if $(filter all,$(BENCH)),$(BENCHES),$(or $(BENCH),speed)); do \
+		echo "== $$bench"; PYTHONPATH=tests $(BIN)/python -m "bench.$$bench" $(ARGS); \
+	done
 
 .PHONY: lint
 lint: $(INSTALLED) $(PROTOS_INSTALLED) ## format, style, types, import layers, protos, generated code fresh

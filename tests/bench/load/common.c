@@ -105,10 +105,13 @@ uint64_t histogram_at(const struct histogram *histogram, double share) {
     return histogram->largest_ns;
 }
 
-void print_result(const struct histogram *histogram, uint64_t failed, double seconds) {
-    printf("{\"calls\": %llu, \"failed\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.6f, \"p50_us\": %.2f, "
-           "\"p90_us\": %.2f, \"p99_us\": %.2f, \"p999_us\": %.2f, \"max_us\": %.2f}\n",
-           (unsigned long long)histogram->total, (unsigned long long)failed, seconds, cpu_seconds(),
+void print_result(const struct histogram *histogram, const struct totals *totals) {
+    printf("{\"calls\": %llu, \"failed\": %llu, \"messages\": %llu, \"bytes_in\": %llu, \"bytes_out\": %llu, "
+           "\"seconds\": %.6f, \"cpu_seconds\": %.6f, \"p50_us\": %.2f, \"p90_us\": %.2f, \"p99_us\": %.2f, "
+           "\"p999_us\": %.2f, \"max_us\": %.2f}\n",
+           (unsigned long long)totals->calls, (unsigned long long)totals->failed,
+           (unsigned long long)totals->messages, (unsigned long long)totals->bytes_in,
+           (unsigned long long)totals->bytes_out, totals->seconds, cpu_seconds(),
            (double)histogram_at(histogram, 0.5) / 1e3, (double)histogram_at(histogram, 0.9) / 1e3,
            (double)histogram_at(histogram, 0.99) / 1e3, (double)histogram_at(histogram, 0.999) / 1e3,
            (double)histogram->largest_ns / 1e3);

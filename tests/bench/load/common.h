@@ -37,6 +37,10 @@ int connect_to(const char *host, int port);
 uint64_t now_ns(void);
 double cpu_seconds(void);
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
-void print_result(const struct histogram *histogram, uint64_t failed, double seconds);
+
+/* Of one run. `messages` are those that answers came in; bytes are those of the sockets. */
+struct totals { uint64_t calls, failed, messages, bytes_in, bytes_out; double seconds; };
+
+void print_result(const struct histogram *histogram, const struct totals *totals);
 
 #endif

@@ -1,225 +1,326 @@
-/* gRPC calls over HTTP/2 in plain text, so many at a time: a client that costs the machine next to nothing.
+/* gRPC calls, so many at a time: a client that costs the machine next to nothing.
  *
- *     grpc HOST PORT PATH FILE CONCURRENCY CONNECTIONS CALLS FIRST WALLETS ANSWER_HEX [AUTHORIZATION]
+ *     grpc MODE HOST PORT CONCURRENCY CONNECTIONS CALLS FIRST WALLETS RATE AUTHORIZATION PATH FILE ANSWER_HEX ...
  *
- * PATH         /drawdown.v1.AuthorizationService/Authorize
- * FILE         the message of one call, without gRPC's own five bytes; marks in it are replaced, see common.h
- * CONCURRENCY  calls at once, over all connections
- * FIRST        number of the first call
- * ANSWER_HEX   the first bytes of every good answer's message
+ * MODE           unary     a call is a message of its own
+ *                batch:N   N calls are one message, a BatchRequest; CONCURRENCY counts messages
+ *                session   calls go over one Session per connection; what begins together is one message
+ * CALLS          in all, whatever the mode
+ * FIRST          number of the first call
+ * RATE           calls per second at most; 0: as fast as they are answered
+ * AUTHORIZATION  the header; -: none
+ * PATH           /drawdown.v1.AuthorizationService/Authorize; of a Session and a Batch, that one's
+ * FILE           the message of one call, without gRPC's own five bytes; for batch and session an Operation. Marks in
+ *                it are replaced, see common.h
+ * ANSWER_HEX     the first bytes of every good answer's message
  *
- * Prints one line of JSON. What it speaks is the little of RFC 9113 that a gRPC server needs to hear: headers as
- * literals, no Huffman, no priorities; of the answers it reads the first bytes of the data and the end of the stream. */
+ * More PATH FILE ANSWER_HEX are further steps of each call with the same number: a Commit after its Authorize. Prints
+ * one line of JSON; a latency is that of all steps of a call, in a batch that of its message. */
 
-#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "common.h"
+#include "http2.h"
 
 enum {
     CONNECTIONS_MAX = 64,
-    STREAMS_MAX = 256,          /* of one connection; the server allows as many */
-    BUFFER = 1 << 20,
-    HEAD = 9,                   /* bytes before the payload of a frame */
-    PREFIX = 5,                 /* bytes before the message in gRPC's data */
-    WINDOW = 0x7fffffff,
-    WINDOW_REFILL = 1 << 30,
-    DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, GOAWAY = 7, WINDOW_UPDATE = 8,
-    END_STREAM = 1, ACK = 1, END_HEADERS = 4,
+    STEPS_MAX = 4,
     ANSWER_MAX = 16,
+    BATCH_MAX = 256,            /* operations of a message, as many as the server takes */
+    SEND_MAX = 32 * 1024,       /* bytes of a message; half of the smallest window */
+    PREFIX = 5,                 /* bytes before the message in gRPC's data */
+    OVERHEAD = 32,              /* bytes around an operation, at most */
+    PACE_MS = 1,                /* with a rate: how often to look for what is due */
+    ERROR_FIELD = 7,            /* of OperationResult */
 };
 
-struct stream { uint32_t id; uint64_t sent_ns; int is_good; };
+enum mode { UNARY, BATCH, SESSION };
 
-struct connection {
-    int descriptor;
-    uint8_t in[BUFFER], out[BUFFER];
-    size_t in_to, out_from, out_to;
-    uint32_t next_id;
-    int64_t send_window;
-    uint64_t unacknowledged;    /* bytes of data since the last refill of the server's window */
-    struct stream streams[STREAMS_MAX];
-};
+struct step { struct headers headers; struct message message; uint8_t answer[ANSWER_MAX]; size_t answer_size; };
 
-static struct message message;
+/* A call under way, or room for one. In a session its place is the tag, else that of its stream. */
+struct slot { int is_taken, is_sent, step; uint64_t number, started_ns, good; };
+
+struct field { uint32_t number; uint64_t value; const uint8_t *bytes; };
+
+static enum mode mode;
+static struct step steps[STEPS_MAX];
+static struct slot slots[CONNECTIONS_MAX][STREAMS_MAX];
+static int step_count;
 static struct histogram histogram;
-static uint8_t head[512], answer[ANSWER_MAX];
-static size_t head_size, answer_size;
-static uint64_t calls, first, wallets, sent, answered, failed;
+static uint64_t batch = 1, calls, first, wallets, rate, started_ns, sent, answered, failed, messages;
 
-static void put_string(const char *text) {
-    size_t length = strlen(text);
-    if (length > 126) die("%s is longer than a header of ours may be", text);
-    head[head_size++] = (uint8_t)length;
-    memcpy(head + head_size, text, length);
-    head_size += length;
-}
+/* --- protobuf ---------------------------------------------------------------------------------------------------- */
 
-/* A header with a name of HPACK's static table, or one spelled out. */
-static void put_header(int indexed, const char *name, const char *value) {
-    if (indexed >= 15) {
-        head[head_size++] = 0x0f;
-        head[head_size++] = (uint8_t)(indexed - 15);
-    } else {
-        head[head_size++] = (uint8_t)indexed;
+static uint64_t read_varint(const uint8_t **at, const uint8_t *end) {
+    uint64_t value = 0;
+    for (int shift = 0; *at < end && shift < 64; shift += 7) {
+        uint8_t byte = *(*at)++;
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) break;
     }
-    if (indexed == 0) put_string(name);
-    put_string(value);
+    return value;
 }
 
-static void build_head(const char *path, const char *authority, const char *authorization) {
-    head[head_size++] = 0x83;   /* :method POST */
-    head[head_size++] = 0x86;   /* :scheme http */
-    put_header(4, NULL, path);
-    put_header(1, NULL, authority);
-    put_header(31, NULL, "application/grpc");
-    put_header(0, "te", "trailers");
-    put_header(0, "grpc-timeout", "20S");
-    if (authorization != NULL) put_header(23, NULL, authorization);
-}
-
-static void put_frame(struct connection *c, int type, int flags, uint32_t stream, const void *payload, size_t size) {
-    if (c->out_to + HEAD + size > BUFFER) die("the server does not read");
-    uint8_t *at = c->out + c->out_to;
-    uint8_t frame[HEAD] = {
-        (uint8_t)(size >> 16), (uint8_t)(size >> 8), (uint8_t)size, (uint8_t)type, (uint8_t)flags,
-        (uint8_t)(stream >> 24), (uint8_t)(stream >> 16), (uint8_t)(stream >> 8), (uint8_t)stream,
-    };
-    memcpy(at, frame, HEAD);
-    memcpy(at + HEAD, payload, size);
-    c->out_to += HEAD + size;
-}
-
-static void put_window(struct connection *c, uint32_t by) {
-    uint8_t payload[4] = {(uint8_t)(by >> 24), (uint8_t)(by >> 16), (uint8_t)(by >> 8), (uint8_t)by};
-    put_frame(c, WINDOW_UPDATE, 0, 0, payload, sizeof payload);
-}
-
-static void open_connection(struct connection *c, const char *host, int port) {
-    static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    uint8_t settings[6] = {0, 4, 0x7f, 0xff, 0xff, 0xff};   /* the initial window of every stream: all there is */
-    c->descriptor = connect_to(host, port);
-    c->next_id = 1;
-    c->send_window = 65535;
-    memcpy(c->out, preface, sizeof preface - 1);
-    c->out_to = sizeof preface - 1;
-    put_frame(c, SETTINGS, 0, 0, settings, sizeof settings);
-    put_window(c, WINDOW - 65535);
-}
-
-static int begin_call(struct connection *c, struct stream *stream) {
-    size_t size = PREFIX + message.size;
-    if (sent == calls || c->send_window < (int64_t)size || c->out_to + head_size + size + 2 * HEAD > BUFFER) return 0;
-    uint8_t data[PREFIX + MESSAGE_MAX] = {
-        0, (uint8_t)(message.size >> 24), (uint8_t)(message.size >> 16), (uint8_t)(message.size >> 8), (uint8_t)message.size,
-    };
-    message_number(&message, first + sent++, wallets);
-    memcpy(data + PREFIX, message.bytes, message.size);
-    *stream = (struct stream){.id = c->next_id, .sent_ns = now_ns()};
-    c->next_id += 2;
-    put_frame(c, HEADERS, END_HEADERS, stream->id, head, head_size);
-    put_frame(c, DATA, END_STREAM, stream->id, data, size);
-    c->send_window -= (int64_t)size;
+/* The next field of a message: a number, or `value` bytes. 0: there is none. */
+static int next_field(const uint8_t **at, const uint8_t *end, struct field *field) {
+    if (*at >= end) return 0;
+    uint64_t key = read_varint(at, end);
+    field->number = (uint32_t)(key >> 3);
+    field->value = read_varint(at, end);
+    field->bytes = *at;
+    if ((key & 7) == 0) return 1;
+    if ((key & 7) != 2 || field->value > (uint64_t)(end - *at)) die("an answer is no message of ours");
+    *at += field->value;
     return 1;
 }
 
-static struct stream *find_stream(struct connection *c, uint32_t id) {
-    for (int n = 0; n < STREAMS_MAX; n++)
-        if (c->streams[n].id == id) return &c->streams[n];
-    return NULL;
+static size_t put_varint(uint8_t *at, uint64_t value) {
+    size_t size = 0;
+    for (; value > 0x7f; value >>= 7) at[size++] = (uint8_t)(value | 0x80);
+    at[size++] = (uint8_t)value;
+    return size;
 }
 
-static void end_call(struct stream *stream) {
-    histogram_add(&histogram, now_ns() - stream->sent_ns);
-    answered++;
-    if (!stream->is_good) failed++;
-    stream->id = 0;
+/* One field of bytes. */
+static size_t put_bytes(uint8_t *at, int number, const uint8_t *bytes, size_t length) {
+    size_t size = put_varint(at, (uint64_t)number << 3 | 2);
+    size += put_varint(at + size, length);
+    memcpy(at + size, bytes, length);
+    return size + length;
 }
 
-static void read_frame(struct connection *c, int type, int flags, uint32_t id, const uint8_t *payload, size_t size) {
-    struct stream *stream = id ? find_stream(c, id) : NULL;
-    if (type == SETTINGS && !(flags & ACK)) put_frame(c, SETTINGS, ACK, 0, "", 0);
-    if (type == PING && !(flags & ACK)) put_frame(c, PING, ACK, 0, payload, size);
-    if (type == GOAWAY) die("the server said goodbye");
-    if (type == WINDOW_UPDATE && id == 0)
-        c->send_window += (int64_t)(((uint32_t)payload[0] & 0x7f) << 24 | payload[1] << 16 | payload[2] << 8 | payload[3]);
-    if (type == DATA) {
-        c->unacknowledged += size;
-        if (stream && size >= PREFIX + answer_size && memcmp(payload + PREFIX, answer, answer_size) == 0) stream->is_good = 1;
-        if (c->unacknowledged >= WINDOW_REFILL) {
-            put_window(c, (uint32_t)c->unacknowledged);
-            c->unacknowledged = 0;
+static int is_good(const uint8_t *bytes, size_t size, const struct step *step) {
+    static int is_shown;
+    if (size >= step->answer_size && memcmp(bytes, step->answer, step->answer_size) == 0) return 1;
+    if (!is_shown++) fprintf(stderr, "first bad answer: ");
+    for (size_t n = 0; is_shown == 1 && n < size && n < 300; n++)
+        fputc(bytes[n] >= ' ' && bytes[n] <= '~' ? bytes[n] : '.', stderr);
+    return 0;
+}
+
+/* An OperationResult has one field, which is the answer of the call alone, or an error. */
+static int is_good_result(const uint8_t *bytes, size_t size, const struct step *step) {
+    const uint8_t *at = bytes;
+    struct field field;
+    if (!next_field(&at, bytes + size, &field)) return 0;
+    return is_good(field.bytes, field.value, step) && field.number != ERROR_FIELD;
+}
+
+/* --- what is sent ------------------------------------------------------------------------------------------------ */
+
+/* The next calls take a slot, if there are any left, and if it is time for them. */
+static int take(struct slot *slot) {
+    if (slot->is_taken) return !slot->is_sent;
+    uint64_t now = now_ns();
+    if (sent == calls || (rate && sent >= (uint64_t)((double)(now - started_ns) * 1e-9 * (double)rate))) return 0;
+    *slot = (struct slot){.is_taken = 1, .number = first + sent, .started_ns = now};
+    sent += batch;
+    return 1;
+}
+
+static const struct message *numbered(const struct slot *slot, uint64_t by) {
+    struct message *message = &steps[slot->step].message;
+    message_number(message, slot->number + by, wallets);
+    return message;
+}
+
+/* A call alone, or a Batch: a stream of its own. */
+static void send_alone(struct connection *c, int place) {
+    static uint8_t data[PREFIX + SEND_MAX];
+    struct slot *slot = &slots[c->number][place];
+    struct stream *stream = &c->streams[place];
+    size_t size = 0;
+    if (!take(slot)) return;
+    for (uint64_t n = 0; n < batch; n++) {
+        const struct message *message = numbered(slot, n);
+        if (size + message->size + OVERHEAD > SEND_MAX) die("a message would be larger than %d bytes", SEND_MAX);
+        if (mode == BATCH) {
+            size += put_bytes(data + PREFIX + size, 1, message->bytes, message->size);
+        } else {
+            memcpy(data + PREFIX, message->bytes, message->size);
+            size = message->size;
         }
     }
-    if (stream && (type == RST_STREAM || ((type == HEADERS || type == DATA) && (flags & END_STREAM)))) end_call(stream);
+    if (stream->id == 0 && !http2_begin(c, stream, &steps[slot->step].headers)) return;
+    slot->is_sent = http2_send(c, stream, data, size, 1);
 }
 
-static void read_some(struct connection *c) {
-    ssize_t got = recv(c->descriptor, c->in + c->in_to, BUFFER - c->in_to, 0);
-    if (got < 0 && errno == EAGAIN) return;
-    if (got <= 0) die("the connection ended after %llu answers", (unsigned long long)answered);
-    c->in_to += (size_t)got;
-    size_t from = 0;
-    while (c->in_to - from >= HEAD) {
-        const uint8_t *at = c->in + from;
-        size_t size = (size_t)at[0] << 16 | (size_t)at[1] << 8 | at[2];
-        if (c->in_to - from < HEAD + size) break;
-        uint32_t id = ((uint32_t)at[5] & 0x7f) << 24 | (uint32_t)at[6] << 16 | (uint32_t)at[7] << 8 | at[8];
-        read_frame(c, at[3], at[4], id, at + HEAD, size);
-        from += HEAD + size;
-    }
-    memmove(c->in, c->in + from, c->in_to - from);
-    c->in_to -= from;
+/* A SessionOperation: tag, operation, and a timeout, as our own clients send them. */
+static size_t put_operation(uint8_t *at, int place, const struct message *message) {
+    static const uint8_t timeout[] = {8, 30};
+    static uint8_t operation[SEND_MAX + OVERHEAD];
+    size_t size = put_varint(operation, 1 << 3);
+    size += put_varint(operation + size, (uint64_t)place + 1);
+    size += put_bytes(operation + size, 2, message->bytes, message->size);
+    size += put_bytes(operation + size, 3, timeout, sizeof timeout);
+    return put_bytes(at, 1, operation, size);
 }
 
-static void write_some(struct connection *c) {
-    while (c->out_from < c->out_to) {
-        ssize_t written = send(c->descriptor, c->out + c->out_from, c->out_to - c->out_from, 0);
-        if (written < 0 && errno == EAGAIN) return;
-        if (written < 0) die("send: %s", strerror(errno));
-        c->out_from += (size_t)written;
+static void send_together(struct connection *c, int places) {
+    static uint8_t data[PREFIX + SEND_MAX];
+    struct stream *stream = &c->streams[0];
+    struct slot *taken[STREAMS_MAX];
+    size_t size = 0;
+    int count = 0;
+    for (int place = 0; place < places; place++) {
+        struct slot *slot = &slots[c->number][place];
+        if (size + steps[slot->step].message.size + OVERHEAD > SEND_MAX) break;
+        if (!take(slot)) continue;
+        size += put_operation(data + PREFIX + size, place, numbered(slot, 0));
+        taken[count++] = slot;
     }
-    c->out_from = c->out_to = 0;
+    if (count == 0 || !http2_send(c, stream, data, size, 0)) return;
+    while (count > 0) taken[--count]->is_sent = 1;
+}
+
+static void send_all(struct connection *c, int places) {
+    if (mode == SESSION) {
+        send_together(c, places);
+    } else {
+        for (int place = 0; place < places; place++) send_alone(c, place);
+    }
+    http2_write(c);
+}
+
+/* --- what is answered -------------------------------------------------------------------------------------------- */
+
+/* So many calls of a slot were answered, and its message is over. */
+static void answer(struct slot *slot, uint64_t good) {
+    slot->is_sent = 0;
+    if (good == batch && slot->step + 1 < step_count) {
+        slot->step++;
+        slot->good = 0;
+        return;
+    }
+    histogram_add(&histogram, now_ns() - slot->started_ns);
+    answered += batch;
+    failed += batch - good;
+    slot->is_taken = 0;
+}
+
+static void read_session(struct connection *c, const uint8_t *bytes, size_t size) {
+    struct field result, field;
+    for (const uint8_t *at = bytes; next_field(&at, bytes + size, &result);) {
+        if (result.number != 1) die("the server is about to end");
+        uint64_t tag = 0;
+        struct field of_result = {0};
+        for (const uint8_t *in = result.bytes; next_field(&in, result.bytes + result.value, &field);) {
+            if (field.number == 1) tag = field.value;
+            if (field.number == 2) of_result = field;
+        }
+        if (tag < 1 || tag > STREAMS_MAX || !slots[c->number][tag - 1].is_sent) die("nothing has tag %d", (int)tag);
+        struct slot *slot = &slots[c->number][tag - 1];
+        answer(slot, (uint64_t)is_good_result(of_result.bytes, of_result.value, &steps[slot->step]));
+    }
+}
+
+static void on_message(struct connection *c, struct stream *stream, const uint8_t *bytes, size_t size) {
+    struct slot *slot = &slots[c->number][stream - c->streams];
+    struct field field;
+    messages++;
+    if (mode == SESSION) {
+        read_session(c, bytes, size);
+    } else if (mode == UNARY) {
+        slot->good = (uint64_t)is_good(bytes, size, &steps[slot->step]);
+    } else {
+        for (const uint8_t *at = bytes; next_field(&at, bytes + size, &field);)
+            slot->good += (uint64_t)is_good_result(field.bytes, field.value, &steps[slot->step]);
+    }
+}
+
+static void on_end(struct connection *c, struct stream *stream) {
+    struct slot *slot = &slots[c->number][stream - c->streams];
+    if (mode != SESSION)
+        answer(slot, slot->good);
+    else if (answered < calls)
+        die("the session ended after %llu answers", (unsigned long long)answered);
+}
+
+/* --- the run ----------------------------------------------------------------------------------------------------- */
+
+static void read_mode(const char *text) {
+    if (strcmp(text, "session") == 0) mode = SESSION;
+    else if (strncmp(text, "batch:", 6) == 0) mode = BATCH, batch = strtoull(text + 6, NULL, 10);
+    else if (strcmp(text, "unary") != 0) die("MODE must be unary, batch:N or session");
+    if (batch < 1 || batch > BATCH_MAX) die("a batch has 1..%d calls", BATCH_MAX);
+}
+
+static void read_steps(char **arguments, const char *authority, const char *authorization) {
+    for (; arguments[0] != NULL; arguments += 3) {
+        if (step_count == STEPS_MAX) die("there are more than %d steps", STEPS_MAX);
+        struct step *step = &steps[step_count++];
+        http2_build(&step->headers, arguments[0], authority, authorization);
+        message_read(&step->message, arguments[1]);
+        for (const char *hex = arguments[2]; hex[0] && hex[1] && step->answer_size < ANSWER_MAX; hex += 2)
+            sscanf(hex, "%2hhx", &step->answer[step->answer_size++]);
+    }
+}
+
+static const struct handlers handlers = {on_message, on_end};
+
+static void run(struct connection *all, int connections, int concurrency) {
+    struct pollfd waiting[CONNECTIONS_MAX];
+    while (answered < calls) {
+        for (int n = 0; n < connections; n++) {
+            send_all(&all[n], concurrency / connections + (n < concurrency % connections));
+            waiting[n] = (struct pollfd){.fd = all[n].descriptor, .events = POLLIN};
+            if (all[n].out_to) waiting[n].events |= POLLOUT;
+        }
+        poll(waiting, (nfds_t)connections, rate ? PACE_MS : -1);
+        for (int n = 0; n < connections; n++)
+            if (waiting[n].revents) http2_read(&all[n], &handlers);
+    }
+}
+
+/* The server answers what is under way, and there is nothing under way. */
+static void half_close(struct connection *c) {
+    http2_end(c, &c->streams[0]);
+    while (c->streams[0].id != 0) {
+        http2_write(c);
+        struct pollfd waiting = {.fd = c->descriptor, .events = (short)(POLLIN | (c->out_to ? POLLOUT : 0))};
+        poll(&waiting, 1, -1);
+        if (waiting.revents & ~POLLOUT) http2_read(c, &handlers);
+    }
 }
 
 int main(int count, char **arguments) {
-    if (count != 11 && count != 12)
-        die("usage: grpc HOST PORT PATH FILE CONCURRENCY CONNECTIONS CALLS FIRST WALLETS ANSWER_HEX [AUTHORIZATION]");
-    const char *host = arguments[1];
-    int port = atoi(arguments[2]), concurrency = atoi(arguments[5]), connections = atoi(arguments[6]);
-    message_read(&message, arguments[4]);
-    calls = strtoull(arguments[7], NULL, 10);
-    first = strtoull(arguments[8], NULL, 10);
-    wallets = strtoull(arguments[9], NULL, 10);
-    for (const char *hex = arguments[10]; hex[0] && hex[1] && answer_size < ANSWER_MAX; hex += 2)
-        sscanf(hex, "%2hhx", &answer[answer_size++]);
+    if (count < 14 || count % 3 != 2)
+        die("usage: grpc MODE HOST PORT CONCURRENCY CONNECTIONS CALLS FIRST WALLETS RATE AUTHORIZATION "
+            "PATH FILE ANSWER_HEX ...");
+    read_mode(arguments[1]);
+    const char *host = arguments[2], *authorization = strcmp(arguments[10], "-") ? arguments[10] : NULL;
+    int port = atoi(arguments[3]), concurrency = atoi(arguments[4]), connections = atoi(arguments[5]);
+    calls = strtoull(arguments[6], NULL, 10);
+    first = strtoull(arguments[7], NULL, 10);
+    wallets = strtoull(arguments[8], NULL, 10);
+    rate = strtoull(arguments[9], NULL, 10);
+    if (calls % batch) die("CALLS must be whole batches");
     if (connections < 1 || connections > CONNECTIONS_MAX) die("CONNECTIONS must be 1..%d", CONNECTIONS_MAX);
     if (concurrency < connections || concurrency > connections * STREAMS_MAX) die("CONCURRENCY does not fit");
     char authority[64];
     snprintf(authority, sizeof authority, "%s:%d", host, port);
-    build_head(arguments[3], authority, count == 12 ? arguments[11] : NULL);
+    read_steps(arguments + 11, authority, authorization);
 
     struct connection *all = calloc((size_t)connections, sizeof *all);
-    struct pollfd waiting[CONNECTIONS_MAX];
-    for (int n = 0; n < connections; n++) open_connection(&all[n], host, port);
-    uint64_t started_ns = now_ns();
-    while (answered < calls) {
-        for (int n = 0; n < connections; n++) {
-            struct connection *c = &all[n];
-            int streams = concurrency / connections + (n < concurrency % connections);
-            for (int s = 0; s < streams; s++)
-                if (c->streams[s].id == 0 && !begin_call(c, &c->streams[s])) break;
-            write_some(c);
-            waiting[n] = (struct pollfd){.fd = c->descriptor, .events = (short)(POLLIN | (c->out_to ? POLLOUT : 0))};
-        }
-        poll(waiting, (nfds_t)connections, -1);
-        for (int n = 0; n < connections; n++)
-            if (waiting[n].revents) read_some(&all[n]);
+    for (int n = 0; n < connections; n++) {
+        all[n].number = n;
+        http2_open(&all[n], host, port);
+        if (mode == SESSION) http2_begin(&all[n], &all[n].streams[0], &steps[0].headers);
     }
-    print_result(&histogram, failed, (double)(now_ns() - started_ns) / 1e9);
+    started_ns = now_ns();
+    run(all, connections, concurrency);
+    struct totals totals = {
+        .calls = answered, .failed = failed, .messages = messages, .seconds = (double)(now_ns() - started_ns) / 1e9,
+    };
+    for (int n = 0; n < connections; n++) {
+        if (mode == SESSION) half_close(&all[n]);
+        totals.bytes_in += all[n].bytes_in;
+        totals.bytes_out += all[n].bytes_out;
+    }
+    print_result(&histogram, &totals);
     return 0;
 }

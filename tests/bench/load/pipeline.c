@@ -31,7 +31,7 @@ struct connection {
 
 static struct message message;
 static struct histogram histogram;
-static uint64_t calls, first, wallets, sent, answered, failed;
+static uint64_t calls, first, wallets, sent, answered, failed, bytes_in, bytes_out;
 static const char *answer;
 static size_t (*next_answer)(const uint8_t *, size_t, size_t *);
 
@@ -67,6 +67,7 @@ static void write_some(struct connection *c, uint64_t in_flight_max) {
         if (written < 0 && errno == EAGAIN) return;
         if (written < 0) die("send: %s", strerror(errno));
         c->out_from += (size_t)written;
+        bytes_out += (uint64_t)written;
     }
     c->out_from = c->out_to = 0;
 }
@@ -76,6 +77,7 @@ static void read_some(struct connection *c) {
     if (got < 0 && errno == EAGAIN) return;
     if (got <= 0) die("the connection ended after %llu answers", (unsigned long long)answered);
     c->in_to += (size_t)got;
+    bytes_in += (uint64_t)got;
     c->in[c->in_to] = 0;
     size_t from = 0, size, content = 0;
     while (from < c->in_to && (size = next_answer(c->in + from, c->in_to - from, &content)) > 0) {
@@ -118,6 +120,10 @@ int main(int count, char **arguments) {
         for (int n = 0; n < connections; n++)
             if (waiting[n].revents) read_some(&all[n]);
     }
-    print_result(&histogram, failed, (double)(now_ns() - started_ns) / 1e9);
+    struct totals totals = {
+        .calls = answered, .failed = failed, .messages = answered, .bytes_in = bytes_in, .bytes_out = bytes_out,
+        .seconds = (double)(now_ns() - started_ns) / 1e9,
+    };
+    print_result(&histogram, &totals);
     return 0;
 }

@@ -1,7 +1,7 @@
 """What many build first: a hold as a row, under a lock on the wallet's row in Postgres. gRPC, asyncpg, our messages.
 
-One asset per wallet, no grants, no caps, no expiry. Takes the database's URL and the number of wallets, prints its
-port.
+One asset per wallet, no grants, no caps, no expiry, and a debit is a row that nobody adds up. Takes the database's URL
+and the number of wallets, prints its port.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ CONNECTIONS = 16
 SCHEMA = """
     CREATE TABLE wallets (wallet_id text PRIMARY KEY, available bigint NOT NULL);
     CREATE TABLE holds (wallet_id text, hold_id text, units bigint NOT NULL, PRIMARY KEY (wallet_id, hold_id));
+    CREATE TABLE debits (wallet_id text, hold_id text, units bigint NOT NULL, PRIMARY KEY (wallet_id, hold_id));
 """
 
 
@@ -49,6 +50,27 @@ class PostgresLock(authorization_service_pb2_grpc.AuthorizationServiceServicer):
             decision=pb.DECISION_APPROVED,
             hold=types_pb2.Hold(wallet_id=request.wallet_id, hold_id=request.hold_id),
             balances=[types_pb2.Balance(asset="USD", available_units=available - units)],
+        )
+
+    async def Commit(self, request: pb.CommitRequest, context: object) -> pb.CommitResponse:  # noqa: ARG002, N802
+        units = request.amounts[0].units
+        async with self._pool.acquire() as connection, connection.transaction():
+            held = await connection.fetchval(
+                "DELETE FROM holds WHERE wallet_id = $1 AND hold_id = $2 RETURNING units",
+                request.wallet_id,
+                request.hold_id,
+            )
+            await connection.execute(
+                "INSERT INTO debits VALUES ($1, $2, $3)", request.wallet_id, request.hold_id, units
+            )
+            available = await connection.fetchval(
+                "UPDATE wallets SET available = available + $2 WHERE wallet_id = $1 RETURNING available",
+                request.wallet_id,
+                held - units,
+            )
+        return pb.CommitResponse(
+            hold=types_pb2.Hold(wallet_id=request.wallet_id, hold_id=request.hold_id),
+            balances=[types_pb2.Balance(asset="USD", available_units=available)],
         )
 
 

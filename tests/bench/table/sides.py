@@ -14,6 +14,7 @@ import hiredis
 
 import drawdown
 from bench.load.generator import NUMBER, WALLET
+from bench.table.counters import valkey
 from drawdown_server.config import Config, new_token_key
 from drawdown_server.holds import keys
 from drawdown_server.holds.connection import PipelinedConnection, open_connection
@@ -29,20 +30,28 @@ from drawdown_server.holds.messages import (
 from drawdown_server.holds.model import ExpiryAction, GrantSource, WalletState
 from drawdown_server.holds.startup import open_client
 from drawdown_server.holds.store import HoldStore
+from drawdown_server.ledger.backlog import Backlog
+from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.migrations import migrate
+from drawdown_server.ledger.store import LedgerStore
 from faults.processes import program
 from integration.credentials import create_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from redis.asyncio import Redis
+
+    from bench.table.counters import Meter
+
 TESTS: Final = Path(__file__).parents[2]
-CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 GRANT_UNITS: Final = 10**9
 AT_ONCE: Final = 16
 """Wallets that are made at once."""
 ASSETS: Final = ("USD", "MODEL_TOKENS", "GPU_SECONDS", "IMAGE_CREDITS")
 TENANT: Final = "default"
+RECORDED_TIMEOUT_S: Final = 60.0
+RECORDED_POLL_S: Final = 0.01
 PARTITION: Final = 0
 
 
@@ -54,10 +63,37 @@ class Side:
     pid: int
     key: str = field(default="", repr=False)
 
-    def cpu_s(self) -> float:
-        """Processor time that it has used."""
-        values = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(values[11]) + int(values[12])) / CLOCK_TICKS
+
+@dataclass(frozen=True)
+class Store:
+    """A running Valkey, and a client for what is not measured."""
+
+    port: int
+    pid: int
+    client: Redis
+
+    @property
+    def meter(self) -> Meter:
+        """What it takes."""
+        return valkey(self.client, self.pid)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A server with everything on, and the flusher beside it: so each one's processor time is its own."""
+
+    server: Side
+    flusher: Side
+    backlog: Backlog
+
+    async def recorded(self) -> None:
+        """Return when the ledger has everything."""
+        async with asyncio.timeout(RECORDED_TIMEOUT_S):
+            while True:
+                await self.backlog.run_once()
+                if self.backlog.events == 0:
+                    return
+                await asyncio.sleep(RECORDED_POLL_S)
 
 
 @dataclass(frozen=True)
@@ -93,20 +129,25 @@ async def script(name: str, *arguments: str) -> AsyncIterator[Side]:
 
 @asynccontextmanager
 async def drawdown_server(
-    valkey_url: str, postgres_url: str, directory: Path, shapes: tuple[Shape, ...]
-) -> AsyncIterator[Side]:
-    """Our server with identity, telemetry and signed holds, and wallets of some shapes in it."""
+    store: Store, valkey_url: str, postgres_url: str, directory: Path, shapes: tuple[Shape, ...]
+) -> AsyncIterator[Ours]:
+    """Our server with identity, telemetry and signed holds, its flusher, and wallets of some shapes."""
     config = Config(
         valkey_url=valkey_url,
         postgres_url=postgres_url,
         grpc_port=0,
+        flusher=False,
         identity="keys",
         api_key_pepper=new_token_key(),
         hold_token_keys=new_token_key(),
         log_level="INFO",
     )
     await migrate(postgres_url)
-    async with program("serve", config, directory) as server:
+    async with (
+        program("serve", config, directory) as server,
+        program("flush", config, directory) as flusher,
+        open_pool(config) as pool,
+    ):
         port = await server.ready()
         key = await create_key(config, "bench")
         authorization = (("authorization", f"Bearer {key}"),)
@@ -115,7 +156,11 @@ async def drawdown_server(
                 await client.create_asset(asset=asset, scale=0)
             for shape in shapes:
                 await fund(client, shape)
-        yield Side(port, server.process.pid, key)
+        yield Ours(
+            Side(port, server.process.pid, key),
+            Side(0, flusher.process.pid),
+            Backlog(store.client, LedgerStore(pool)),
+        )
 
 
 async def fund(client: drawdown.AsyncClient, shape: Shape) -> None:
