@@ -33,7 +33,7 @@ async def test_the_sweep_frees_what_is_due_and_nothing_else(stage: Stage) -> Non
     wallet = await stage.wallet(USD=10, TOKENS=10)
     await wallet.hold("stays", USD=3)
     await wallet.due_hold("goes", USD=4, TOKENS=10)
-    assert await stage.store.due_wallets(wallet.partition, 10) == [(TENANT, "w1")]
+    assert (await stage.store.due_wallets(10))[wallet.partition] == [(TENANT, "w1")]
     swept = await wallet.sweep()
     assert (swept.expired, swept.forgotten, swept.more) == (1, 0, False)
     gone = await wallet.read_hold("goes")
@@ -41,7 +41,7 @@ async def test_the_sweep_frees_what_is_due_and_nothing_else(stage: Stage) -> Non
     assert gone.settle_ms >= gone.expire_ms
     assert (await wallet.read_hold("stays")).state is HoldState.HELD
     assert await wallet.grants("USD") == {"g1": (7, 3)}
-    assert await stage.store.due_wallets(wallet.partition, 10) == []
+    assert (await stage.store.due_wallets(10))[wallet.partition] == []
     assert len(await wallet.events()) == 2  # the two grants: an expired hold moves no settled funds
 
 

@@ -70,6 +70,7 @@ class Socket(asyncio.Protocol):
         self._on_abandoned = on_abandoned
         self.closed = asyncio.get_running_loop().create_future()
         self.in_flight: deque[InFlight] = deque()
+        self._unsent: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(replyError=hiredis.ReplyError)
 
@@ -79,15 +80,29 @@ class Socket(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def send(self, command: Command, packed: bytes, room: asyncio.Semaphore) -> asyncio.Future[Reply]:
-        """Write a packed command; its reply arrives in the future, and the room is given back, whoever still waits."""
+        """Write a packed command; its reply arrives in the future, and the room is given back, whoever still waits.
+
+        A command that finds none in flight is written at once. Those that come while others are, wait for the end of
+        this round of the loop and are written together: the store reads, runs and syncs them together.
+        """
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.transport is None or self.closed.done():
             room.release()
             future.set_exception(StoreUnavailableError("valkey"))
             return future
         self.in_flight.append((future, self._loop.time(), command, room))
-        self.transport.write(packed)
+        if len(self.in_flight) == 1:
+            self.transport.write(packed)
+        else:
+            if not self._unsent:
+                self._loop.call_soon(self._write_unsent)
+            self._unsent.append(packed)
         return future
+
+    def _write_unsent(self) -> None:
+        if self.transport is not None and not self.closed.done():
+            self.transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
         """Asyncio's: some bytes of replies."""

@@ -6,6 +6,8 @@ This is the last Python hop of the hot path. It sends one FCALL (``sending.py``)
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from drawdown_server.errors import DrawdownError, ErrorReason
@@ -244,10 +246,19 @@ class HoldStore(ScriptSender):
 
     # --- the sweep -----------------------------------------------------------------------------------------------
 
-    async def due_wallets(self, partition: int, limit: int) -> list[tuple[str, str]]:
-        """(tenant_id, wallet_id) of wallets in a partition with something due now, soonest first."""
-        key = keys.due_wallets(partition, self._epochs[partition])
+    async def due_wallets(self, limit: int) -> list[list[tuple[str, str]]]:
+        """For every partition: (tenant_id, wallet_id) of wallets with something due now, soonest first.
+
+        Args:
+            limit: Most wallets of one partition.
+        """
         now_ms = await self.now_ms()
+        return await asyncio.gather(
+            *(self._due_wallets(partition, now_ms, limit) for partition in range(len(self._epochs)))
+        )
+
+    async def _due_wallets(self, partition: int, now_ms: int, limit: int) -> list[tuple[str, str]]:
+        key = keys.due_wallets(partition, self._epochs[partition])
         members = await self._connection.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit)
         assert isinstance(members, list)  # noqa: S101  # Redis: an array of members
         wallets: list[tuple[str, str]] = []

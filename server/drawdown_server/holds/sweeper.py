@@ -67,8 +67,7 @@ class Sweeper:
         Raises:
             StoreUnavailableError: The store did not answer.
         """
-        partitions = range(self._holds.partitions)
-        due = await asyncio.gather(*(self._holds.due_wallets(partition, WALLETS_PER_ROUND) for partition in partitions))
+        due = await self._holds.due_wallets(WALLETS_PER_ROUND)
         wallets = [wallet for partition in due for wallet in partition]
         more = await asyncio.gather(*(self._sweep_wallet(tenant_id, wallet_id) for tenant_id, wallet_id in wallets))
         return any(more) or any(len(partition) == WALLETS_PER_ROUND for partition in due)
