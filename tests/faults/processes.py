@@ -42,6 +42,7 @@ class Program:
         directory: For its log.
         variables: Of its environment, beside the settings.
         before: Python that runs in the process before the command does, e.g. to let it die at one line.
+        python: The interpreter, with the server that it finds.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Program:
         directory: Path,
         variables: Mapping[str, str] | None = None,
         before: str = "",
+        python: str = sys.executable,
     ) -> None:
         self._command = command
         self._ready = READY[command] if config.workers == 1 else WORKERS_READY
         self._environment = environment(config) | dict(variables or {})
         self._before = before
+        self._python = python
         self._log = directory / f"{command}-{uuid4().hex[:6]}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
@@ -78,7 +81,7 @@ class Program:
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"{self._before}\n{RUN}", self._command],
+                [self._python, "-c", f"{self._before}\n{RUN}", self._command],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -142,9 +145,10 @@ async def program(
     directory: Path,
     variables: Mapping[str, str] | None = None,
     before: str = "",
+    python: str = sys.executable,
 ) -> AsyncIterator[Program]:
     """A started program, killed at the end if it still runs."""
-    running = Program(command, config, directory, variables, before)
+    running = Program(command, config, directory, variables, before, python)
     try:
         await running.start()
         yield running

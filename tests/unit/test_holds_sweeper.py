@@ -21,15 +21,14 @@ class FakeHolds:
     """Due wallets by partition, and how many more sweeps each of them needs."""
 
     def __init__(self, due: list[list[str]], sweeps: int = 1) -> None:
-        self.partitions = len(due)
         self.left = [dict.fromkeys(wallets, sweeps) for wallets in due]
         self.failures: list[Exception] = []
         self.rounds = 0
         self.stop = asyncio.Event()
 
-    async def due_wallets(self, partition: int, limit: int) -> list[tuple[str, str]]:
-        self.rounds += partition == 0
-        return [("acme", wallet_id) for wallet_id in list(self.left[partition])[:limit]]
+    async def due_wallets(self, limit: int) -> list[list[tuple[str, str]]]:
+        self.rounds += 1
+        return [[("acme", wallet_id) for wallet_id in list(wallets)[:limit]] for wallets in self.left]
 
     async def sweep(self, request: SweepRequest) -> SweepReply:
         assert request.tombstone_ms == 7_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -27,22 +27,35 @@ from drawdown_server.holds.recorded import FORGOTTEN
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
 # Names of the proto's enum values; protobuf takes names wherever it takes numbers.
 WALLET_STATES: Final = {state: f"WALLET_STATE_{state}" for state in WalletState}
-HOLD_STATES: Final = {state: f"HOLD_STATE_{state}" for state in HoldState}
 GRANT_SOURCES: Final = {source: f"GRANT_SOURCE_{source}" for source in GrantSource}
-OVERAGE_POLICIES: Final = {policy: f"OVERAGE_POLICY_{policy}" for policy in OveragePolicy}
-EXPIRY_ACTIONS: Final = {action: f"EXPIRY_ACTION_{action}" for action in ExpiryAction}
 CAP_WINDOWS: Final = {window: f"CAP_WINDOW_{window}" for window in CapWindow}
 CAP_MODES: Final = {mode: f"CAP_MODE_{mode}" for mode in CapMode}
 
+# Those of a hold by number: attributes of a message take nothing else.
+HOLD_STATES: Final = {
+    state: cast("types_pb2.HoldState", types_pb2.HoldState.Value(f"HOLD_STATE_{state}")) for state in HoldState
+}
+OVERAGE_POLICIES: Final = {
+    policy: cast("types_pb2.OveragePolicy", types_pb2.OveragePolicy.Value(f"OVERAGE_POLICY_{policy}"))
+    for policy in OveragePolicy
+}
+EXPIRY_ACTIONS: Final = {
+    action: cast("types_pb2.ExpiryAction", types_pb2.ExpiryAction.Value(f"EXPIRY_ACTION_{action}"))
+    for action in ExpiryAction
+}
+
 # And back, by number. What UNSPECIFIED means is decided here only where it always means the same.
 SOURCES_BY_NUMBER: Final = {types_pb2.GrantSource.Value(name): source for source, name in GRANT_SOURCES.items()}
-OVERAGE_POLICIES_BY_NUMBER: Final = {
-    types_pb2.OveragePolicy.Value(name): policy for policy, name in OVERAGE_POLICIES.items()
+OVERAGE_POLICIES_BY_NUMBER: Final[dict[int, OveragePolicy]] = {
+    number: policy for policy, number in OVERAGE_POLICIES.items()
 }
-EXPIRY_ACTIONS_BY_NUMBER: Final = {types_pb2.EXPIRY_ACTION_UNSPECIFIED: ExpiryAction.RELEASE} | {
-    types_pb2.ExpiryAction.Value(name): action for action, name in EXPIRY_ACTIONS.items()
+EXPIRY_ACTIONS_BY_NUMBER: Final[dict[int, ExpiryAction]] = {
+    types_pb2.EXPIRY_ACTION_UNSPECIFIED: ExpiryAction.RELEASE,
+    **{number: action for action, number in EXPIRY_ACTIONS.items()},
 }
 CAP_WINDOWS_BY_NUMBER: Final = {types_pb2.CapWindow.Value(name): window for window, name in CAP_WINDOWS.items()}
 CAP_MODES_BY_NUMBER: Final = {types_pb2.CAP_MODE_UNSPECIFIED: CapMode.ENFORCE} | {
@@ -68,16 +81,24 @@ def milliseconds(time: Timestamp) -> int:
 
 def balance(source: AssetBalance) -> types_pb2.Balance:
     """A Balance."""
-    return types_pb2.Balance(
-        asset=source.asset,
-        settled_units=source.settled,
-        held_units=source.held,
-        available_units=source.available,
-        debt_units=max(0, source.debt),  # refunded debt may be a credit: it is in the other numbers
-        overdraft_limit_units=source.overdraft_limit,
-        grants=[grant_balance(grant) for grant in source.grants],
-        scheduled_grants=[grant_balance(grant) for grant in source.scheduled],
-    )
+    made = types_pb2.Balance()
+    _write_balance(made, source)
+    return made
+
+
+def _write_balance(target: types_pb2.Balance, source: AssetBalance) -> None:
+    target.asset = source.asset
+    target.settled_units = source.settled
+    target.held_units = source.held
+    target.available_units = source.available
+    if source.debt > 0:  # refunded debt may be a credit: it is in the other numbers
+        target.debt_units = source.debt
+    if source.overdraft_limit:
+        target.overdraft_limit_units = source.overdraft_limit
+    if source.grants:
+        target.grants.extend(map(grant_balance, source.grants))
+    if source.scheduled:
+        target.scheduled_grants.extend(map(grant_balance, source.scheduled))
 
 
 def grant_balance(source: GrantBalance) -> types_pb2.GrantBalance:
@@ -98,37 +119,61 @@ def balances(sources: Iterable[AssetBalance]) -> list[types_pb2.Balance]:
     return [balance(source) for source in sources]
 
 
+def write_balances(target: RepeatedCompositeFieldContainer[types_pb2.Balance], sources: Iterable[AssetBalance]) -> None:
+    """Write Balances into an answer, as ``write_hold`` does."""
+    for source in sources:
+        _write_balance(target.add(), source)
+
+
 def hold(wallet_id: str, source: Hold, hold_token: bytes = b"") -> types_pb2.Hold:
-    """A Hold. What its Authorize said is unset when nobody remembers it."""
+    """A Hold."""
+    made = types_pb2.Hold()
+    write_hold(made, wallet_id, source, hold_token)
+    return made
+
+
+def write_hold(target: types_pb2.Hold, wallet_id: str, source: Hold, hold_token: bytes = b"") -> None:
+    """Write a Hold into an answer: one that is made first and set then is copied, and takes three times as long.
+
+    What its Authorize said is unset when nobody remembers it. What is empty is not touched.
+    """
+    target.wallet_id = wallet_id
+    target.hold_id = source.hold_id
+    target.state = HOLD_STATES[source.state]
+    target.hold_token = hold_token
+    target.wallet_sequence = source.wallet_sequence
+    target.alternative_index = source.way
     is_forgotten = source.fingerprint in NAMELESS
-    policies = set() if is_forgotten else {amount.overage_policy for amount in source.amounts}
-    return types_pb2.Hold(
-        wallet_id=wallet_id,
-        hold_id=source.hold_id,
-        state=HOLD_STATES[source.state],
-        amounts=[
-            types_pb2.HoldAmount(
-                asset=amount.asset,
-                authorized_units=amount.authorized,
-                held_units=amount.held,
-                debited_units=amount.debited,
-                uncollected_units=amount.uncollected,
-                refunded_units=amount.refunded,
-                overage_policy=None if is_forgotten else OVERAGE_POLICIES[amount.overage_policy],
-            )
-            for amount in source.amounts
-        ],
-        create_time=timestamp(source.create_ms),
-        expire_time=timestamp(source.expire_ms),
-        settle_time=timestamp(source.settle_ms),
-        subjects=source.subjects,
-        overage_policy=OVERAGE_POLICIES[policies.pop()] if len(policies) == 1 else None,
-        expiry_action=None if is_forgotten else EXPIRY_ACTIONS[source.expiry_action],
-        labels=labels_of(source.labels),
-        hold_token=hold_token,
-        wallet_sequence=source.wallet_sequence,
-        alternative_index=source.way,
-    )
+    for amount in source.amounts:
+        target.amounts.add(
+            asset=amount.asset,
+            authorized_units=amount.authorized,
+            held_units=amount.held,
+            debited_units=amount.debited,
+            uncollected_units=amount.uncollected,
+            refunded_units=amount.refunded,
+            overage_policy=None if is_forgotten else OVERAGE_POLICIES[amount.overage_policy],
+        )
+    if source.create_ms:
+        _write_timestamp(target.create_time, source.create_ms)
+    if source.expire_ms:
+        _write_timestamp(target.expire_time, source.expire_ms)
+    if source.settle_ms:
+        _write_timestamp(target.settle_time, source.settle_ms)
+    if source.subjects:
+        target.subjects.extend(source.subjects)
+    if source.labels:
+        target.labels.update(labels_of(source.labels))
+    if not is_forgotten:
+        target.expiry_action = EXPIRY_ACTIONS[source.expiry_action]
+        policies = {amount.overage_policy for amount in source.amounts}
+        if len(policies) == 1:
+            target.overage_policy = OVERAGE_POLICIES[policies.pop()]
+
+
+def _write_timestamp(target: Timestamp, time_ms: int) -> None:
+    target.seconds = time_ms // 1000
+    target.nanos = time_ms % 1000 * 1_000_000
 
 
 def cap(wallet_id: str, source: Cap) -> types_pb2.Cap:

@@ -37,14 +37,14 @@ def authorize_response(wallet_id: str, reply: AuthorizeReply, hold_token: bytes)
             balances=convert.balances(reply.balances),
             replayed=reply.replayed,
         )
-    return pb.AuthorizeResponse(
-        decision=pb.DECISION_APPROVED,
-        hold=convert.hold(wallet_id, reply.hold, hold_token),
-        balances=convert.balances(reply.balances),
-        replayed=reply.replayed,
-        alternative_index=reply.hold.way,
-        observed_caps=[convert.cap_status(cap) for cap in reply.observed],
+    response = pb.AuthorizeResponse(
+        decision=pb.DECISION_APPROVED, replayed=reply.replayed, alternative_index=reply.hold.way
     )
+    convert.write_hold(response.hold, wallet_id, reply.hold, hold_token)
+    convert.write_balances(response.balances, reply.balances)
+    if reply.observed:
+        response.observed_caps.extend(map(convert.cap_status, reply.observed))
+    return response
 
 
 def extend_response(wallet_id: str, reply: AuthorizeReply, hold: Hold, hold_token: bytes) -> pb.ExtendResponse:
@@ -86,17 +86,18 @@ def commit_response(wallet_id: str, reply: SettleReply, *, in_ledger: bool) -> p
     """The answer of Commit."""
     hold = reply.hold
     assert hold is not None  # noqa: S101  # commit.lua: OK carries the hold
-    return pb.CommitResponse(
-        hold=convert.hold(wallet_id, hold),
+    response = pb.CommitResponse(
         debited=_debited(hold),
         released=_released(hold),
         uncollected=_uncollected(hold),
-        balances=convert.balances(reply.balances),
         wallet_sequence=hold.wallet_sequence,
         late=hold.late,
         replayed=reply.replayed,
         in_ledger=in_ledger,
     )
+    convert.write_hold(response.hold, wallet_id, hold)
+    convert.write_balances(response.balances, reply.balances)
+    return response
 
 
 def recorded_hold(row: SettledHoldRow) -> Hold:

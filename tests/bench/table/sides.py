@@ -38,7 +38,7 @@ from faults.processes import program
 from integration.credentials import create_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from redis.asyncio import Redis
 
@@ -129,9 +129,26 @@ async def script(name: str, *arguments: str) -> AsyncIterator[Side]:
 
 @asynccontextmanager
 async def drawdown_server(
-    store: Store, valkey_url: str, postgres_url: str, directory: Path, shapes: tuple[Shape, ...]
+    store: Store,
+    valkey_url: str,
+    postgres_url: str,
+    directory: Path,
+    shapes: tuple[Shape, ...],
+    *,
+    python: str = sys.executable,
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Ours]:
-    """Our server with identity, telemetry and signed holds, its flusher, and wallets of some shapes."""
+    """Our server with identity, telemetry and signed holds, its flusher, and wallets of some shapes.
+
+    Args:
+        store: Its Valkey.
+        valkey_url: Of it.
+        postgres_url: Its Postgres, an empty database.
+        directory: For logs.
+        shapes: Wallets of each are made.
+        python: The interpreter, with the server that it finds.
+        variables: Settings beside these, as the environment has them.
+    """
     config = Config(
         valkey_url=valkey_url,
         postgres_url=postgres_url,
@@ -144,8 +161,8 @@ async def drawdown_server(
     )
     await migrate(postgres_url)
     async with (
-        program("serve", config, directory) as server,
-        program("flush", config, directory) as flusher,
+        program("serve", config, directory, variables, python=python) as server,
+        program("flush", config, directory, variables, python=python) as flusher,
         open_pool(config) as pool,
     ):
         port = await server.ready()
