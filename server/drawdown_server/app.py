@@ -218,6 +218,15 @@ def build_gate(
     return gate
 
 
+def say_ready(host: str, port: int, on_ready: Callable[[int], None] | None) -> None:
+    """The server accepts calls. What is loaded by now stays: no full collection shall stop all calls to look at it."""
+    gc.collect()
+    gc.freeze()
+    log.info("server.ready", host=host, port=port)
+    if on_ready is not None:
+        on_ready(port)
+
+
 async def serve(
     config: Config,
     *,
@@ -274,12 +283,7 @@ async def serve(
             try:
                 await health.tell(None)
                 tasks.create_task(health.watch(stores.holds.ping, stop), name="health")
-                # What is loaded by now stays: a full collection would stop all calls for 20 to 60 ms to look at it.
-                gc.collect()
-                gc.freeze()
-                log.info("server.ready", host=config.grpc_host, port=port)
-                if on_ready is not None:
-                    on_ready(port)
+                say_ready(config.grpc_host, port, on_ready)
                 with stop_on_signals(stop):
                     await stop.wait()
                 log.info("server.draining")
