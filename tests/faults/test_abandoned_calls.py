@@ -21,6 +21,7 @@ from drawdown_server.holds.connection import open_connection
 from faults.tcp_proxy import TcpProxy
 from integration.audit import open_audit
 from integration.server import authorize_request, grant_request, run_server, until
+from integration.test_admin_port import run_with_admin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
@@ -179,8 +180,8 @@ async def test_the_outcome_of_a_call_whose_caller_has_gone_is_told(
 async def test_what_an_administrator_began_goes_on_to_its_end_without_the_caller(
     config: Config, valkey_server: ValkeyProcess
 ) -> None:
-    patient = config.model_copy(update={"valkey_timeout_ms": PATIENT_MS})
-    async with run_server(patient) as server:
+    patient = config.model_copy(update={"valkey_timeout_ms": PATIENT_MS, "admin_port": 0})
+    async with run_with_admin(patient) as (server, admin):
         wallet = await server.wallet(USD=100)
         freeze = wallet_pb.FreezeWalletRequest(wallet_id=wallet, reason="lost card")
         with capture_logs() as logs:
@@ -190,6 +191,11 @@ async def test_what_an_administrator_began_goes_on_to_its_end_without_the_caller
                     assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
             told = await abandoned(logs, 2)
         assert sorted(each for each in told if each[0][0].isupper()) == [("CreateGrant", "OK"), ("FreezeWallet", "OK")]
+        lines = {(line["event"], line.get("method")) for line in logs}
+        for method in ("drawdown.v1.GrantService/CreateGrant", "drawdown.v1.WalletService/FreezeWallet"):
+            assert lines >= {("rpc", method), ("rpc.abandoned", method)}
+            labels = {"rpc_method": method, "rpc_response_status_code": "OK"}
+            assert await admin.value("drawdown_calls_abandoned_total", **labels) == 1
         assert (await server.balance(wallet)).available_units == 105
         found = await server.call(wallet_pb.GetWalletRequest(wallet_id=wallet))
         assert found.wallet.state == types_pb2.WALLET_STATE_FROZEN

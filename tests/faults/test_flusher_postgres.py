@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
+import pytest
 from structlog.testing import capture_logs
 
 from faults.processes import program
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 
 WAITS = 2
 """Attempts of the flusher that must have failed before Postgres is well again."""
+FULL_DISK = """
+    CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
+    END $$;
+    CREATE TRIGGER disk_full BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION disk_full();
+"""
+HIDDEN = {
+    "no such view": "SET allow_system_table_mods = on; ALTER VIEW pg_catalog.pg_locks RENAME TO elsewhere",
+    "no such function": "SET allow_system_table_mods = on;"
+    " ALTER FUNCTION pg_catalog.pg_terminate_backend(integer, bigint) RENAME TO elsewhere",
+    "no right": "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_terminate_backend(integer, bigint) FROM PUBLIC",
+}
+"""Postgres as it is where it is another database that speaks its language, or where somebody restricted it."""
 
 
 async def spend(server: Server, wallet: str, hold_id: str, units: int) -> None:
@@ -93,18 +107,27 @@ async def test_13_a_postgres_whose_disk_is_full_is_asked_again_and_no_event_is_t
 ) -> None:
     async with flusher_waiting(config) as (server, wallet, logs):
         async with open_store(superuser_url) as store, store._connection() as postgres:
-            await postgres.execute(
-                "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-                " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"
-            )
-            await postgres.execute(
-                "CREATE TRIGGER disk_full BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION disk_full()"
-            )
+            await postgres.execute(FULL_DISK)
             await spend(server, wallet, "after", 20)
             await until(lambda: has_waited(logs))
             await postgres.execute("DROP TRIGGER disk_full ON entries")
         await assert_recorded(server, wallet)
         assert await server.audit.stores.ledger.list_dead_letters(limit=1) == []
+
+
+@pytest.mark.parametrize("hide", HIDDEN.values(), ids=HIDDEN)
+async def test_a_flusher_goes_on_where_postgres_does_not_let_it_end_others(
+    config: Config, superuser_url: str, hide: str
+) -> None:
+    async with flusher_waiting(config) as (server, wallet, logs):
+        async with open_store(superuser_url) as store, store._connection() as postgres:
+            await postgres.execute(hide)
+            await postgres.execute(FULL_DISK)
+            await spend(server, wallet, "after", 20)
+            await until(lambda: has_waited(logs))
+            await postgres.execute("DROP TRIGGER disk_full ON entries")
+        await assert_recorded(server, wallet)
+        assert any(line["event"] == "postgres.stuck_flushes_not_ended" for line in logs)
 
 
 async def test_16_a_flusher_that_stopped_in_the_middle_of_a_copy_is_ended_by_the_next(config: Config) -> None:

@@ -99,7 +99,7 @@ async def test_an_unexpected_exception_is_internal_and_says_nothing(error: Excep
     (line,) = [log for log in logs if log["event"] == "rpc.failed"]
     assert line["log_level"] == "error"
     assert line["exc_info"]
-    assert line["method"] == "/drawdown.v1.AssetService/GetAsset"
+    assert line["method"] == "drawdown.v1.AssetService/GetAsset"
 
 
 @pytest.mark.parametrize("reason", ErrorReason)

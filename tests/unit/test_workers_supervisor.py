@@ -28,6 +28,9 @@ index, descriptor, directory, how = sys.argv[1:]
 link = socket.socket(fileno=int(descriptor))
 told = pathlib.Path(directory, f"{index}-{os.getpid()}")
 leaving = False
+told.write_text("beginning")
+if how == "unready":
+    select.select([], [], [])
 def leave(word):
     global leaving
     leaving = True
@@ -146,6 +149,16 @@ async def test_sigterm_ends_every_worker_and_the_supervisor_with_0(directory: Pa
         ask(signal.SIGTERM)
         assert await running.task == 0
         assert running.words() == ["ended"] * 3
+
+
+async def test_sigterm_before_the_workers_serve_ends_everything_with_0(directory: Path) -> None:
+    with capture_logs() as logs:
+        async with supervised(directory, how="unready") as running:
+            await running.says("beginning")
+            ask(signal.SIGTERM)
+            assert await running.task == 0
+    assert not running.ready.is_set()
+    assert "workers.gave_up" not in {line["event"] for line in logs}
 
 
 async def test_a_worker_that_dies_is_replaced_and_the_others_stay(directory: Path) -> None:

@@ -13,6 +13,8 @@ import msgspec
 
 UNITS_MAX: Final = 2**53 - 1
 """Largest amount or balance. Lua numbers are doubles: the integers beyond are not exact there."""
+TIME_MAX_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999, the end of protobuf's and Postgres' common calendar."""
 
 
 class WalletState(StrEnum):

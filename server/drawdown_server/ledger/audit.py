@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from drawdown_server.holds.model import Cap, Hold
+from drawdown_server.holds.model import TIME_MAX_MS, Cap, Hold
 from drawdown_server.identity.admin_call import AdminCall, State, current_admin_call
 from drawdown_server.ledger.database import Connection, Database, from_ms, to_ms
 from drawdown_server.ledger.queries import QUERIES
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 TIME_MIN_MS: Final = 1
-TIME_MAX_MS: Final = 253_402_300_799_999
-"""Before and after every record."""
+"""Before every record; ``TIME_MAX_MS`` is after."""
 
 
 class AuditOutcome(StrEnum):

@@ -6,7 +6,10 @@ longer than its lease finds its token outdated inside its next transaction and r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
+from asyncpg import exceptions as pg
 
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.database import Connection, Database, affected
@@ -19,6 +22,17 @@ if TYPE_CHECKING:
     import asyncpg
 
     from drawdown_server.ledger.rows import DeadLetterRow
+
+log = structlog.get_logger(__name__)
+
+_NOT_SHOWN: Final = (
+    pg.UndefinedTableError,
+    pg.UndefinedColumnError,
+    pg.UndefinedFunctionError,
+    pg.FeatureNotSupportedError,
+    pg.InsufficientPrivilegeError,
+)
+"""What databases that speak Postgres' language, and such as restrict it, say of its views of locks and sessions."""
 
 
 class LeftEpoch(NamedTuple):
@@ -139,10 +153,15 @@ class PartitionStore(Database):
         """End transactions of flushers that hold partitions for longer than Postgres lets any statement run.
 
         Returns:
-            How many; what they wrote is undone.
+            How many; what they wrote is undone. 0 also where the database does not show, or let us end, the
+            transactions of others: then they stay until their connections break.
         """
         async with self._connection() as connection:
-            return len(await connection.fetch(QUERIES["flush_end_stuck"]))
+            try:
+                return len(await connection.fetch(QUERIES["flush_end_stuck"]))
+            except _NOT_SHOWN as error:
+                log.warning("postgres.stuck_flushes_not_ended", error=str(error))
+                return 0
 
     async def list_leases(self) -> dict[int, tuple[str, float]]:
         """Who may record a partition, and for how many seconds from now; only partitions that somebody may."""

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from drawdown.v1 import audit_service_pb2 as pb
 from drawdown.v1 import audit_service_pb2_grpc as pb_grpc
+from drawdown_server.holds.model import TIME_MAX_MS
 from drawdown_server.identity.caller import current_tenant
-from drawdown_server.ledger.audit import TIME_MAX_MS, TIME_MIN_MS, AuditFilter, AuditOutcome
+from drawdown_server.ledger.audit import TIME_MIN_MS, AuditFilter, AuditOutcome
 from drawdown_server.rpc import convert
 from drawdown_server.rpc.paging import decode_token, encode_token
 from drawdown_server.rpc.validation import TEXT_CHARS_MAX, Checks

@@ -296,7 +296,7 @@ class Gate:
         except NotImplementedError:
             failure = told.failed(DrawdownError(ErrorReason.NOT_IMPLEMENTED, f"/{method} is not implemented"))
         except Exception:
-            log.exception("rpc.failed", method=f"/{method}")
+            log.exception("rpc.failed", method=method)
             failure = told.failed(DrawdownError(ErrorReason.INTERNAL, "internal error"))
         finally:
             if counts:

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Final, Protocol
 
 from drawdown_server.errors import InvalidRequestError, Violation
-from drawdown_server.holds.model import UNITS_MAX
+from drawdown_server.holds.model import TIME_MAX_MS, UNITS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,8 +37,6 @@ WAIT_MAX_MS: Final = 30_000
 SCALE_MAX: Final = 12
 """10^-12: one whole is then 10^12 units, which leaves a balance of 9007 wholes."""
 PRIORITY_MAX: Final = 100
-TIME_MAX_MS: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999, the end of protobuf's and Postgres' common calendar."""
 PAGE_SIZE_MAX: Final = 1_000
 PAGE_SIZE_DEFAULT: Final = 100
 

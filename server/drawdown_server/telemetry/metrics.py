@@ -41,7 +41,7 @@ class CallCounts(Protocol):
 
     @property
     def abandoned(self) -> Mapping[tuple[str, str], int]:
-        """Calls that went on without their caller, by path (with its slash) and gRPC's code."""
+        """Calls that went on without their caller, by method (without a leading slash) and gRPC's code."""
 
 
 class KeyCounts(Protocol):
@@ -304,7 +304,7 @@ class Metrics:
     def follow_calls(self, calls: CallCounts) -> None:
         """Look here for the calls in flight, and those that were abandoned."""
         self._calls_in_flight.follow_one(lambda: calls.in_flight)
-        self._calls_abandoned.follow(lambda: {(path[1:], code): n for (path, code), n in calls.abandoned.items()})
+        self._calls_abandoned.follow(lambda: {(method, code): n for (method, code), n in calls.abandoned.items()})
 
     def follow_certificate(self, certificate: CertificateCounts) -> None:
         """Look here for the expiry of the server's certificate, and how often it was replaced."""

@@ -35,7 +35,7 @@ class Worker:
         self._hearing = asyncio.create_task(self._hear(), name=f"link of worker {index}")
         self._ready = asyncio.Event()
         self.ended = asyncio.create_task(self._end(), name=f"worker {index}")
-        """Its exit code, once it has ended."""
+        """Its exit code, once it has ended; 0 also when SIGTERM ended it before it served."""
 
     @classmethod
     async def start(cls, index: int, command: Callable[[int, int], Sequence[str]]) -> Worker:
@@ -117,4 +117,6 @@ class Worker:
         self._hearing.cancel()
         await asyncio.gather(self._hearing, return_exceptions=True)
         self._link.close()
+        if code == -signal.SIGTERM and not self.is_ready:
+            return 0
         return code
