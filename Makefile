@@ -18,8 +18,8 @@ PROTOS_INSTALLED := $(PROTOS_VENV)/.grpcio-tools-1.71.2
 PROTOS_TOOLS := "grpcio-tools==1.71.2" "protobuf>=5.29,<6"
 STUBS := client/drawdown/v1
 
-# One set of servers per worker, so more workers than this gain little.
-TEST_WORKERS_MAX ?= 8
+# Most tests wait, for a store, a process or a timeout: two workers per core. Each has a set of servers of its own.
+TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? 2 * cores : 8 )))
 
 # The table of speed first.
 BENCHES := speed $(filter-out speed,$(basename $(notdir $(wildcard tests/bench/*.py))))
@@ -41,12 +41,12 @@ demo: $(INSTALLED) ## a gateway's traffic on a stack of its own, then the books 
 
 .PHONY: test
 test: $(INSTALLED) ## every test but the minutes-long ones (PYTEST_ARGS="...")
-	$(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS_MAX) -m "not soak" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not soak" $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: $(INSTALLED) ## the minutes-long tests: faults on real processes, kills, model beside scripts (SECONDS=n SEED=n STEPS=n TWIN_SEED=n)
 	HYPOTHESIS=soak STEPS=$${STEPS:-1000000} SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) \
-	$(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS_MAX) -s -m soak $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses $(TEST_WORKERS) -s -m soak $(PYTEST_ARGS)
 
 .PHONY: mutation
 mutation: $(INSTALLED) ## break the rules in the Lua one at a time; every mutant must be caught (ARGS="word of a name")

@@ -110,7 +110,8 @@ class PostgresProcess(ServerProcess):
         """
         connection = await asyncpg.connect(self.url, timeout=CONNECT_TIMEOUT_S)
         try:
-            copying = "" if template is None else f' TEMPLATE "{template}"'
+            # As files: by default every page of the copy goes through the log as well.
+            copying = "" if template is None else f' TEMPLATE "{template}" STRATEGY FILE_COPY'
             if await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name) is None:
                 await connection.execute(f'CREATE DATABASE "{name}"{copying}')
         finally:
