@@ -37,8 +37,11 @@ class Gateway:
 
     rpc: Rpc
     wallets: list[str]
+    brings_tokens: bool = False
+    """Whether each Commit brings the token of its hold, for the case that the hold is lost."""
     committed: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     """(wallet, hold) -> units, wallet_sequence of every acknowledged Commit."""
+    tokens: dict[tuple[str, str], bytes] = field(default_factory=dict)
     released: set[tuple[str, str]] = field(default_factory=set)
     forgotten: set[tuple[str, str]] = field(default_factory=set)
     retries: int = 0
@@ -64,20 +67,32 @@ class Gateway:
             self._holds += 1
             hold_id, wallet = f"h{self._holds}", self.dice.choice(self.wallets)
             held = self.dice.randint(1, 50)
-            reply: pb.AuthorizeResponse = await self._answer(authorize_request(wallet, hold_id, ttl_s=600, USD=held))
+            reply: pb.AuthorizeResponse = await self.answer(authorize_request(wallet, hold_id, ttl_s=600, USD=held))
             assert reply.decision == pb.DECISION_APPROVED, reply.denial
             fate = self.dice.random()
             if fate < 0.05:
                 self.forgotten.add((wallet, hold_id))
             elif fate < 0.15:
-                await self._answer(pb.ReleaseRequest(wallet_id=wallet, hold_id=hold_id))
+                await self.answer(pb.ReleaseRequest(wallet_id=wallet, hold_id=hold_id))
                 self.released.add((wallet, hold_id))
             else:
-                units = self.dice.randint(1, held)
-                commit: pb.CommitResponse = await self._answer(commit_request(wallet, hold_id, USD=units))
-                self.committed[wallet, hold_id] = (units, commit.wallet_sequence)
+                if self.brings_tokens:
+                    self.tokens[wallet, hold_id] = reply.hold.hold_token
+                await self._commit(wallet, hold_id, self.dice.randint(1, held))
 
-    async def _answer(self, request: Message) -> Any:  # noqa: ANN401 - the response of the request
+    async def _commit(self, wallet: str, hold_id: str, units: int) -> None:
+        request = commit_request(wallet, hold_id, USD=units)
+        request.hold_token = self.tokens.get((wallet, hold_id), b"")
+        reply: pb.CommitResponse = await self.answer(request)
+        self.committed[wallet, hold_id] = (units, reply.wallet_sequence)
+
+    async def repeat_commits(self) -> None:
+        """Send every acknowledged Commit again: what a failover has lost of them is charged by its token."""
+        for (wallet, hold_id), (units, _) in list(self.committed.items()):
+            await self._commit(wallet, hold_id, units)
+
+    async def answer(self, request: Message) -> Any:  # noqa: ANN401 - the response of the request
+        """Send a request until it is answered."""
         async with asyncio.timeout(WAIT_S):
             while True:
                 try:

@@ -71,7 +71,7 @@ def test_a_slot_moves_with_its_keys_while_it_is_used(data_dir: Path) -> None:
         assert added.ask("DBSIZE") == 25
         with pytest.raises(MovedError):
             source.ask("GET", KEY)
-        cluster.move_slot(SLOT, source)
+        cluster.migrate_slot(SLOT, source)
         assert (cluster.owner(SLOT), added.ask("DBSIZE"), source.ask("DBSIZE")) == (source, 0, 25)
 
 

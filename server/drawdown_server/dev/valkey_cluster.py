@@ -7,6 +7,8 @@ Everything here blocks; inside an event loop it belongs into a thread.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -70,6 +72,27 @@ class ClusterNode(ValkeyProcess):
         self.bus_port = 0
         self._bus_port_goes_with = 0
         self._node_id = ""
+        self._is_paused = False
+
+    @property
+    def answers(self) -> bool:
+        """Whether it runs and is not paused."""
+        return self.is_running and not self._is_paused
+
+    def pause(self) -> None:
+        """Let it hang: its connections stay, and nothing is answered until ``resume``."""
+        os.kill(self.pid, signal.SIGSTOP)
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Let it go on after ``pause``."""
+        os.kill(self.pid, signal.SIGCONT)
+        self._is_paused = False
+
+    def kill(self) -> None:
+        """As of a ``ServerProcess``."""
+        super().kill()
+        self._is_paused = False
 
     @property
     def node_id(self) -> str:
@@ -184,8 +207,8 @@ class ValkeyCluster(Startable):
 
     @property
     def running(self) -> list[ClusterNode]:
-        """The nodes that were not killed or stopped."""
-        return [node for node in self.nodes if node.is_running]
+        """The nodes that are neither killed, stopped nor paused."""
+        return [node for node in self.nodes if node.answers]
 
     @property
     def primaries(self) -> list[ClusterNode]:
@@ -281,6 +304,11 @@ class ValkeyCluster(Startable):
         """Move a slot and its keys to another primary while it is used."""
         with self.moving(slot, target):
             pass
+
+    def migrate_slot(self, slot: int, target: ClusterNode) -> None:
+        """Let Valkey 9 move a slot to another primary in one step: no key is ever between two nodes."""
+        self.owner(slot).ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.node_id)
+        wait_for(lambda: all(slot in node.slots().get(target.node_id, ()) for node in self.running), "the slot stays")
 
     def wait_until_agreed(self) -> None:
         """Wait until every node that runs knows every other, and that all slots are served."""
