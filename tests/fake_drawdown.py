@@ -125,9 +125,11 @@ class FakeDrawdown:
 
     Args:
         sessions: Whether it knows Session, whose operations are answered from the scripts of their RPCs.
+        takes_sessions: Whether a stream gets through to it, and not only as far as a proxy that waits for its end.
     """
 
-    def __init__(self, *, sessions: bool = True) -> None:
+    def __init__(self, *, sessions: bool = True, takes_sessions: bool = True) -> None:
+        self._takes_sessions = takes_sessions
         self._script: dict[str, list[Answer]] = {}
         self._calls: list[Call] = []
         self._changed = threading.Condition()
@@ -199,6 +201,14 @@ class FakeDrawdown:
     def _session(
         self, requests: Iterator[authorization_service_pb2.SessionRequest], context: grpc.ServicerContext
     ) -> Iterator[authorization_service_pb2.SessionResponse]:
+        ended = threading.Event()
+        with self._changed:
+            self._calls.append(Call("Session", None, {}))
+            self._changed.notify_all()
+        if not self._takes_sessions:
+            if context.add_callback(ended.set):
+                ended.wait()
+            return
         context.send_initial_metadata(())
         answers: SimpleQueue[authorization_service_pb2.SessionResponse | None] = SimpleQueue()
 

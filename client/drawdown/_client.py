@@ -88,7 +88,8 @@ class AsyncClient:
     it carries), and raises only ``DrawdownError`` and its subclasses (see ``drawdown._exceptions`` for the tree).
 
     Args:
-        target: ``host:port``, or any gRPC target such as ``dns:///drawdown:50051``; calls go round all its addresses.
+        target: ``host:port``, or any gRPC target such as ``dns:///drawdown:50051``; calls go round all its
+            addresses, streams too: a client with 32 calls in flight on each opens another, 4 per connection at most.
         timeout_s: Deadline of each call in seconds, its retries included. A call can set its own.
         credentials: For TLS, from ``drawdown.tls_credentials(...)``. None means plaintext.
         api_key: What says who you are, ``ddk_...``, or a wallet token. None: that of the environment's
@@ -97,8 +98,10 @@ class AsyncClient:
         connections: How many to each address, 1 to 64; calls take turns. A server with several workers gives each
             connection to one of them: about two per worker use them all.
         metadata: Sent with every call, e.g. ``[("x-request-source", "gateway-3")]``.
-        transport: How the data plane's calls travel: ``"unary"``, each as an RPC, or ``"session"``, over one long-lived
-            stream per connection, together with what is called at the same time. A call behaves the same.
+        transport: How the data plane's calls travel: ``"session"``, over a few long-lived streams, together with what
+            is called at the same time; or ``"unary"``, each as an RPC of its own. A call behaves the same, and is an
+            RPC while there is no stream. None: ``"session"`` for asyncio, where it costs both sides less than half;
+            ``"unary"`` for threads, of which one that calls alone would wait longer.
 
     Raises:
         ValueError: A setting breaks its rule; among others, an API key would go to another machine in plain text.
@@ -114,7 +117,7 @@ class AsyncClient:
         plaintext_api_key: bool = False,
         connections: int = 1,
         metadata: Metadata = (),
-        transport: Transport = "unary",
+        transport: Transport | None = None,
     ) -> None:
         self._settings = Settings.of(
             target,
@@ -124,12 +127,11 @@ class AsyncClient:
             api_key=api_key,
             plaintext_api_key=plaintext_api_key,
             connections=connections,
-            transport=transport,
+            transport=transport or "session",
         )
         self._channels: list[grpc.aio.Channel] = []
         self._turns: Iterator[dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]] = iter(())
         self._sessions: Sessions | None = None
-        self._sessions_unknown = False  # to an older server: each call by itself
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -821,20 +823,20 @@ class AsyncClient:
             [{rpc.path: channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL} for channel in self._channels]
         )
         if self._settings.transport == "session":
-            self._sessions = Sessions(self._settings)
+            self._sessions = Sessions(self._settings, self._channels)
 
     async def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
         self._open()
         settings = self._settings
-        if rpc.operation is not None and self._sessions is not None and not self._sessions_unknown:
+        timeout_s = settings.timeout(timeout_s)
+        if rpc.operation is not None and self._sessions is not None:
             try:
-                result = await self._sessions.perform(rpc.operation.write(request), settings.timeout(timeout_s))
-                return rpc.operation.read(result)
-            except NoSessionsError:
-                self._sessions_unknown = True
+                return rpc.operation.read(await self._sessions.perform(rpc.operation.write(request), timeout_s))
+            except NoSessionsError as none:
+                timeout_s = none.left_s
         try:
             data = await next(self._turns)[rpc.path](
-                request.SerializeToString(), timeout=settings.timeout(timeout_s), metadata=settings.metadata
+                request.SerializeToString(), timeout=timeout_s, metadata=settings.metadata
             )
         except grpc.RpcError as error:
             raise to_exception(error) from error

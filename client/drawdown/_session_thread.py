@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from drawdown._channel import CLOSED
-from drawdown._sessions import Sessions
+from drawdown._sessions import Sessions, open_channel
 
 if TYPE_CHECKING:
     from drawdown._channel import Settings
     from drawdown.v1 import authorization_service_pb2 as pb
+
+FORKED: Final = "this client was made before a fork; make a new one in each process"
 
 
 class SessionThread:
@@ -22,8 +24,8 @@ class SessionThread:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._loop = asyncio.new_event_loop()
-        self._sessions = Sessions(settings)
         self._lock = threading.Lock()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="drawdown-sessions", daemon=True)
@@ -34,7 +36,9 @@ class SessionThread:
         with self._lock:  # what is handed over before the end is answered
             if self._is_closed:
                 raise RuntimeError(CLOSED)
-            call = asyncio.run_coroutine_threadsafe(self._sessions.perform(operation, timeout_s), self._loop)
+            if not self._thread.is_alive():
+                raise RuntimeError(FORKED)
+            call = asyncio.run_coroutine_threadsafe(self._perform(operation, timeout_s), self._loop)
         try:
             return call.result()
         except BaseException:
@@ -45,18 +49,27 @@ class SessionThread:
         """End them; calls in flight fail."""
         with self._lock:
             self._is_closed = True
+        if not self._thread.is_alive():
+            return  # of the process that this one was forked from
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
+    async def _perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
+        return await self._sessions.perform(operation, timeout_s)
+
     async def _end(self) -> None:
         await self._sessions.close()
+        for channel in self._channels:
+            await channel.close(None)
         calls = asyncio.all_tasks() - {asyncio.current_task()}
         if calls:
             await asyncio.wait(calls)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._channels = [open_channel(self._settings) for _ in range(self._settings.connections)]
+        self._sessions = Sessions(self._settings, self._channels)
         try:
             self._loop.run_forever()
         finally:

@@ -3,6 +3,9 @@
 A call behaves as its RPC does: its deadline, its retries and its exceptions are those of ``_channel.py`` and of gRPC.
 What is called at the same time goes out together, and what was answered comes in together.
 
+No call waits for a Session. While none is taken (the first one is being opened, the server is older than Session, a
+proxy on the way does not let streams through, the server was lost), calls are RPCs of their own.
+
 A Session that ends takes no answer with it that did not come: the outcome of what was under way is unknown, so it is
 sent again with the same ids over another Session, as gRPC does with a call that is lost. A server that is about to end
 says so in each Session; it is then left, and what it refused (it was not begun) goes to another server.
@@ -26,7 +29,7 @@ from drawdown._status import from_status, to_exception
 from drawdown.v1 import authorization_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from drawdown._channel import Settings
 
@@ -40,10 +43,27 @@ OPERATIONS_MAX: Final = 256
 """In one message: the server has no more under way."""
 BYTES_MAX: Final = 512 * 1024
 """In one message, but for one that is larger by itself: half of what the server takes."""
+BUSY_AT: Final = 32
+"""Calls in flight on every Session when another one is opened. Fewer Sessions cost both sides less, since more calls
+share a message; more reach more servers, and past this there is little left to share."""
+SESSIONS_PER_CONNECTION: Final = 4
+"""Of one connection's Sessions each goes to the next of the target's addresses."""
+REOPEN_S: Final = 1.0
+"""After a Session that was not taken: an RPC tells the caller why, and there is no hurry."""
+UNKNOWN_S: Final = 60.0
+"""After one that the server did not know: it may be replaced by a newer one."""
 
 
 class NoSessionsError(Exception):
-    """The server knows no Session."""
+    """There is no Session for a call: it has to go by itself.
+
+    Args:
+        left_s: What is left of its time.
+    """
+
+    def __init__(self, left_s: float) -> None:
+        super().__init__()
+        self.left_s = left_s
 
 
 class _LostError(Exception):
@@ -60,18 +80,22 @@ class Session:
     Args:
         call: The stream, just opened.
         trace: ``traceparent`` and ``tracestate`` of every operation; empty if there are none.
+        on_refused: Hears of the end of a stream that was never taken.
     """
 
-    def __init__(self, call: Call, trace: tuple[str, str]) -> None:
+    def __init__(self, call: Call, trace: tuple[str, str], on_refused: Callable[[DrawdownError], None]) -> None:
         self._call = call
+        self._on_refused = on_refused
         self._traceparent, self._tracestate = trace
         self._tags = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[pb.OperationResult]] = {}
         self._unsent: list[pb.SessionOperation] = []
         self._cancelled: list[int] = []
         self._writer: asyncio.Task[None] | None = None
+        self.is_taken = False
+        """The server has begun to serve the stream."""
         self.is_leaving = False
-        """The server is about to end: nothing new goes here."""
+        """The server is about to end, or the stream has ended: nothing new goes here."""
         self._reader = asyncio.create_task(self._read())
 
     @property
@@ -146,7 +170,6 @@ class Session:
 
     async def _write(self) -> None:
         try:
-            await self._call.initial_metadata()  # the server has taken the stream; or it is over, and says why
             while self._unsent or self._cancelled:
                 await self._call.write(self._next_message())
             if self.is_leaving:
@@ -168,6 +191,8 @@ class Session:
 
     async def _read(self) -> None:
         try:
+            await self._call.initial_metadata()
+            self.is_taken = not self._call.done()
             while (data := await self._call.read()) is not EOF:
                 self._take(pb.SessionResponse.FromString(cast("bytes", data)))
             self._end(lambda: UnavailableError("the server left", code=grpc.StatusCode.UNAVAILABLE))
@@ -180,6 +205,8 @@ class Session:
 
     def _end(self, error: Callable[[], DrawdownError]) -> None:
         self.is_leaving = True
+        if not self.is_taken:
+            self._on_refused(error())
         self._fail(lambda: _LostError(error()))
 
     def _take(self, response: pb.SessionResponse) -> None:
@@ -213,20 +240,23 @@ def open_channel(settings: Settings) -> grpc.aio.Channel:
 
 
 class Sessions:
-    """Sessions to a target, opened as they are needed: as many as the client may have connections.
+    """Sessions to a target, opened as they are needed.
 
     Args:
         settings: Of the client.
+        channels: Of the client, which closes them.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, channels: Sequence[grpc.aio.Channel]) -> None:
         self._settings = settings
         metadata = dict(settings.metadata)
         self._trace = str(metadata.get("traceparent", "")), str(metadata.get("tracestate", ""))
-        self._channels: list[grpc.aio.Channel] = []
+        self._methods = [channel.stream_stream(PATH, None, None) for channel in channels]
         self._sessions: list[Session] = []
         self._left: set[Session] = set()
         """Left and not ended yet."""
+        self._open_after_s = 0.0
+        """By the event loop's clock."""
         self._retries = RetryBudget()
         self._is_closed = False
 
@@ -239,7 +269,7 @@ class Sessions:
 
         Raises:
             DrawdownError: As the call by itself would raise it.
-            NoSessionsError: The server knows no Session; nothing was done.
+            NoSessionsError: There is none. What was sent before may have been done: it is to be sent again.
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
@@ -247,12 +277,12 @@ class Sessions:
             if self._is_closed:
                 raise RuntimeError(CLOSED_IN_FLIGHT)
             session = self._session()
+            if session is None:
+                raise NoSessionsError(max(deadline_s - loop.time(), 0.0))
             try:
                 result = await session.perform(operation, max(deadline_s - loop.time(), 0.0))
             except _LostError as lost:
                 error = lost.error
-                if error.code is grpc.StatusCode.UNIMPLEMENTED:
-                    raise NoSessionsError from None
             else:
                 if not result.HasField("error"):
                     self._retries.succeeded()
@@ -273,29 +303,35 @@ class Sessions:
         self._is_closed = True
         for session in (*self._sessions, *self._left):
             await session.close()
-        for channel in self._channels:
-            await channel.close(None)
 
-    def _session(self) -> Session:
-        """The one with the fewest calls in flight; a new one rather than one that has any, if there may be more."""
+    def _session(self) -> Session | None:
+        """The first one that is not busy, else the one with the fewest calls in flight; None if none is taken."""
         best: Session | None = None
-        free = len(self._sessions)
+        free, is_opening = len(self._sessions), False
         for number, session in enumerate(self._sessions):
             if session.is_leaving:
                 free = number
+            elif not session.is_taken:
+                is_opening = True
+            elif session.in_flight < BUSY_AT:
+                return session
             elif best is None or session.in_flight < best.in_flight:
                 best = session
-        if best is not None and (not best.in_flight or free == self._settings.connections):
-            return best
-        opened = Session(self._open(free), self._trace)
-        if free == len(self._sessions):
+        if not is_opening and free < len(self._methods) * SESSIONS_PER_CONNECTION:
+            self._open(free)
+        return best
+
+    def _open(self, number: int) -> None:
+        if asyncio.get_running_loop().time() < self._open_after_s:
+            return
+        call = self._methods[number % len(self._methods)](None, metadata=self._settings.metadata)
+        opened = Session(call, self._trace, self._refused)
+        if number == len(self._sessions):
             self._sessions.append(opened)
         else:
-            self._left = {session for session in (*self._left, self._sessions[free]) if session.in_flight}
-            self._sessions[free] = opened
-        return opened
+            self._left = {session for session in (*self._left, self._sessions[number]) if session.in_flight}
+            self._sessions[number] = opened
 
-    def _open(self, number: int) -> Call:
-        if number == len(self._channels):
-            self._channels.append(open_channel(self._settings))
-        return self._channels[number].stream_stream(PATH, None, None)(None, metadata=self._settings.metadata)
+    def _refused(self, error: DrawdownError) -> None:
+        pause_s = UNKNOWN_S if error.code is grpc.StatusCode.UNIMPLEMENTED else REOPEN_S
+        self._open_after_s = asyncio.get_running_loop().time() + pause_s

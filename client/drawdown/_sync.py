@@ -97,7 +97,7 @@ class Client:
         plaintext_api_key: bool = False,
         connections: int = 1,
         metadata: Metadata = (),
-        transport: Transport = "unary",
+        transport: Transport | None = None,
     ) -> None:
         self._settings = Settings.of(
             target,
@@ -107,12 +107,11 @@ class Client:
             api_key=api_key,
             plaintext_api_key=plaintext_api_key,
             connections=connections,
-            transport=transport,
+            transport=transport or "unary",
         )
         self._channels: list[grpc.Channel] = []
         self._turns: Iterator[dict[str, grpc.UnaryUnaryMultiCallable[bytes, bytes]]] = iter(())
         self._sessions: SessionThread | None = None
-        self._sessions_unknown = False  # to an older server: each call by itself
         self._closed = False
         self._lock = threading.Lock()  # over opening and closing only
 
@@ -730,16 +729,14 @@ class Client:
     def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
         methods = self._open()
         settings, sessions = self._settings, self._sessions
-        if rpc.operation is not None and sessions is not None and not self._sessions_unknown:
+        timeout_s = settings.timeout(timeout_s)
+        if rpc.operation is not None and sessions is not None:
             try:
-                result = sessions.perform(rpc.operation.write(request), settings.timeout(timeout_s))
-                return rpc.operation.read(result)
-            except NoSessionsError:
-                self._sessions_unknown = True
+                return rpc.operation.read(sessions.perform(rpc.operation.write(request), timeout_s))
+            except NoSessionsError as none:
+                timeout_s = none.left_s
         try:
-            data = methods[rpc.path](
-                request.SerializeToString(), timeout=settings.timeout(timeout_s), metadata=settings.metadata
-            )
+            data = methods[rpc.path](request.SerializeToString(), timeout=timeout_s, metadata=settings.metadata)
         except grpc.RpcError as error:
             if self._closed and error.code() is grpc.StatusCode.CANCELLED:
                 raise RuntimeError(CLOSED_IN_FLIGHT) from error

@@ -18,6 +18,7 @@ from faults.tcp_proxy import TcpProxy
 from integration.audit import open_audit
 from integration.credentials import create_key, with_keys
 from integration.server import Rpc, open_channel, run_server, until
+from transports import wait_for_sessions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 CALLERS: Final = 64
 CALLS: Final = 10
+
+
+@pytest.fixture(autouse=True)
+def _wait_for_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_for_sessions(monkeypatch)
 
 
 def session_client(port: int, **settings: Any) -> drawdown.AsyncClient:  # noqa: ANN401
