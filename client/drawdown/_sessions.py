@@ -44,10 +44,10 @@ OPERATIONS_MAX: Final = 256
 BYTES_MAX: Final = 512 * 1024
 """In one message, but for one that is larger by itself: half of what the server takes."""
 BUSY_AT: Final = 32
-"""Calls in flight on every Session when another one is opened. Fewer Sessions cost both sides less, since more calls
-share a message; more reach more servers, and past this there is little left to share."""
+"""Calls in flight on the one Session of each connection when connections get more of them. Fewer cost both sides less,
+since more calls share a message; more reach more servers, and past this there is little left to share."""
 SESSIONS_PER_CONNECTION: Final = 4
-"""Of one connection's Sessions each goes to the next of the target's addresses."""
+"""At most. Each goes to the next of the target's addresses."""
 REOPEN_S: Final = 1.0
 """After a Session that was not taken: an RPC tells the caller why, and there is no hurry."""
 UNKNOWN_S: Final = 60.0
@@ -305,19 +305,25 @@ class Sessions:
             await session.close()
 
     def _session(self) -> Session | None:
-        """The first one that is not busy, else the one with the fewest calls in flight; None if none is taken."""
+        """The one for the next call; None while none is taken."""
+        connections = len(self._methods)
+        best = self._idlest(connections)
+        if best is not None and best.in_flight >= BUSY_AT:
+            best = self._idlest(connections * SESSIONS_PER_CONNECTION)
+        return best
+
+    def _idlest(self, most: int) -> Session | None:
+        """Of the first so many the one with the fewest calls in flight; another is opened when each has some."""
         best: Session | None = None
         free, is_opening = len(self._sessions), False
-        for number, session in enumerate(self._sessions):
+        for number, session in enumerate(self._sessions[:most]):
             if session.is_leaving:
                 free = number
             elif not session.is_taken:
                 is_opening = True
-            elif session.in_flight < BUSY_AT:
-                return session
             elif best is None or session.in_flight < best.in_flight:
                 best = session
-        if not is_opening and free < len(self._methods) * SESSIONS_PER_CONNECTION:
+        if (best is None or best.in_flight) and free < most and not is_opening:
             self._open(free)
         return best
 
