@@ -21,8 +21,8 @@ STUBS := client/drawdown/v1
 # Most tests wait, for a store, a process or a timeout: two workers per core. Each has a set of servers of its own.
 TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? 2 * cores : 8 )))
 
-# The table of speed first.
-BENCHES := speed $(filter-out speed,$(basename $(notdir $(wildcard tests/bench/*.py))))
+# Those that measure; the table of speed first.
+BENCHES := speed $(filter-out speed profile capacity,$(basename $(notdir $(wildcard tests/bench/*.py))))
 
 .PHONY: help
 help: ## this list
