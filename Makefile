@@ -22,7 +22,7 @@ STUBS := client/drawdown/v1
 TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 4 ? 2 * cores : 8 )))
 
 # Those that measure; the table of speed first.
-BENCHES := speed $(filter-out speed profile capacity,$(basename $(notdir $(wildcard tests/bench/*.py))))
+BENCHES := speed $(filter-out speed compare profile capacity,$(basename $(notdir $(wildcard tests/bench/*.py))))
 
 .PHONY: help
 help: ## this list

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -66,6 +67,7 @@ def as_json(samples: Samples) -> str:
     return json.dumps(
         {
             "version": VERSION,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": {
                 "processor": _processor(),
                 "cores": os.cpu_count(),
