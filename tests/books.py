@@ -39,6 +39,7 @@ from drawdown_server.holds.model import (
     OveragePolicy,
     WalletReading,
 )
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.holds.refusals import HoldUnknownError
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.ledger.reconcile import reconcile_wallet
@@ -283,7 +284,7 @@ async def open_books(valkey_url: str, postgres_url: str) -> AsyncIterator[Books]
     ):
         library = build_library()
         await load_library(redis, library)
-        holds = HoldStore(connection, library, await open_partitions(redis, ledger, PARTITIONS))
+        holds = HoldStore(connection, library, await open_partitions(OneNode(redis), ledger, PARTITIONS))
         changes = ChangeApplier(holds, ledger)
         loader = WalletLoader(holds, ledger, changes, loads_max=4, unknown_ttl_ms=1000)
         holds.on_missing_wallet(loader.load)

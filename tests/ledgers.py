@@ -25,6 +25,7 @@ from drawdown_server.holds.model import (
     WalletReading,
     WalletState,
 )
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.events import CapDelta, Event, EventKind, Line, LineKind, SettledAmount, encode
 from drawdown_server.ledger.flusher import Flusher
@@ -46,7 +47,7 @@ _owners = itertools.count(1)
 def make_flusher(redis: Redis, store: LedgerStore, **settings: int) -> Flusher:
     """A flusher with an owner of its own."""
     return Flusher(
-        redis,
+        OneNode(redis),
         store,
         owner=f"flusher-{next(_owners)}",
         batch_max=settings.get("batch_max", 100),

@@ -18,9 +18,8 @@ from grpc_reflection.v1alpha import reflection
 from drawdown_server.background import run_background, run_backlog, run_flusher, run_sweeper
 from drawdown_server.config import token_secrets
 from drawdown_server.errors import ConfigurationError
-from drawdown_server.holds.connection import open_connection
-from drawdown_server.holds.library import build_library, load_library
-from drawdown_server.holds.startup import check_store, open_client
+from drawdown_server.holds.library import build_library
+from drawdown_server.holds.opening import check_nodes, load_on_all, open_nodes, open_store_connection
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.holds.token import TokenKeys
 from drawdown_server.identity.startup import check as check_identity
@@ -29,7 +28,7 @@ from drawdown_server.ledger.confirming import Confirmations
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.migrations import pending
 from drawdown_server.ledger.presence import Presence
-from drawdown_server.ledger.recovery import open_partitions
+from drawdown_server.ledger.recovery import open_some
 from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.rpc.admission import Admission
 from drawdown_server.rpc.assets import AssetService
@@ -63,9 +62,12 @@ from drawdown_server.wallets.keys import KeyAdmin
 from drawdown_server.wallets.loader import WalletLoader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+    from contextlib import AbstractAsyncContextManager
 
     from drawdown_server.config import Config
+    from drawdown_server.holds.nodes import Nodes
+    from drawdown_server.holds.store_connection import StoreConnection
     from drawdown_server.identity.credentials import Credentials
     from drawdown_server.identity.startup import Secrets
     from drawdown_server.telemetry.tracing import Tracing
@@ -79,27 +81,21 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
     async with AsyncExitStack() as opened:
         await check_schema(config)
         ledger = LedgerStore(await opened.enter_async_context(open_pool(config)))
-        client = await opened.enter_async_context(open_client(config.valkey_url, timeout_ms=config.valkey_timeout_ms))
-        await check_store(client)
+        nodes = await opened.enter_async_context(open_nodes_of(config))
         library = build_library()
-        await load_library(client, library)
+        await check_nodes(nodes, library)
         await ledger.ensure_partitions(config.partitions)
-        presence = Presence(client, ledger, process_name())
+        presence = Presence(nodes, ledger, process_name())
         opened.push_async_callback(presence.end)
-        connection = await opened.enter_async_context(
-            open_connection(
-                config.valkey_url, timeout_ms=config.valkey_timeout_ms, in_flight_max=config.valkey_in_flight_max
-            )
-        )
+        connection = await opened.enter_async_context(open_connection_of(config, nodes))
         holds = HoldStore(connection, library, [0] * config.partitions, metrics)
-        holds.on_stale_epoch(lambda: open_partitions(client, ledger, config.partitions))
-        holds.on_missing_library(lambda: load_library(client, library))
+        holds.on_stale_epoch(lambda partitions: open_some(nodes, ledger, partitions), nodes.beside)
+        holds.on_missing_library(lambda: load_on_all(nodes, library))
 
-        async def verify() -> None:
+        async def verify(partitions: Collection[int] | None = None) -> None:
             await presence.claim()  # and leave what was connected before
-            await check_store(client)
-            await load_library(client, library)
-            await holds.learn_epochs()
+            await check_nodes(nodes, library, partitions)
+            await holds.learn_epochs(partitions)
 
         connection.on_reconnect(verify)
         # After the connection: a Valkey that is replaced from here on is noticed by it, and verified anew.
@@ -107,7 +103,19 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
         await holds.learn_epochs()
         confirmations = await opened.enter_async_context(aclosing(Confirmations(ledger)))
         async with running(presence.run(connection, holds.learn_epochs), name="presence"):
-            yield Stores(client=client, holds=holds, ledger=ledger, presence=presence, confirmations=confirmations)
+            yield Stores(nodes=nodes, holds=holds, ledger=ledger, presence=presence, confirmations=confirmations)
+
+
+def open_nodes_of(config: Config) -> AbstractAsyncContextManager[Nodes]:
+    """The primaries of the store of these settings."""
+    return open_nodes(config.valkey_url, timeout_ms=config.valkey_timeout_ms, partitions=config.partitions)
+
+
+def open_connection_of(config: Config, nodes: Nodes) -> AbstractAsyncContextManager[StoreConnection]:
+    """The connection of the hot path to it."""
+    return open_store_connection(
+        nodes, config.valkey_url, timeout_ms=config.valkey_timeout_ms, in_flight_max=config.valkey_in_flight_max
+    )
 
 
 @asynccontextmanager
@@ -181,7 +189,7 @@ def build_server(
         ),
         assets=AssetService(admin, stores.ledger),
         wallets=WalletService(admin, stores.ledger),
-        grants=GrantService(admin, stores.ledger, stores.holds.now_ms),
+        grants=GrantService(admin, stores.ledger, stores.holds.clock_of),
         caps=CapService(admin, stores.holds),
         balances=BalanceService(stores.holds, assets),
         ledger=LedgerService(stores.ledger),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from drawdown_server.holds.startup import open_client
 from drawdown_server.holds.sweeper import Sweeper
 from drawdown_server.ledger.backlog import Backlog
 from drawdown_server.ledger.epochs import EpochSweeper
@@ -54,7 +53,7 @@ async def run_sweeper(config: Config, stores: Stores, metrics: Metrics, stop: as
 
 async def run_backlog(stores: Stores, metrics: Metrics, stop: asyncio.Event) -> None:
     """Look how far the ledger is behind, until told to stop."""
-    backlog = Backlog(stores.client, stores.ledger)
+    backlog = Backlog(stores.nodes, stores.ledger)
     metrics.follow_backlog(backlog)
     await backlog.run(stop)
 
@@ -66,7 +65,7 @@ async def run_idle_wallets(config: Config, stores: Stores, stop: asyncio.Event) 
         tasks.create_task(waker.run(stop), name="waker")
         if config.evict_idle_s:
             evictor = Evictor(
-                stores.client,
+                stores.nodes,
                 stores.holds,
                 stores.ledger,
                 idle_s=config.evict_idle_s,
@@ -81,9 +80,9 @@ async def run_flusher(config: Config, stores: Stores, metrics: Metrics, stop: as
     Who records a partition also looks after what it left behind, and whether it is right.
     """
     timeout_ms = max(config.valkey_timeout_ms, config.flush_block_ms + BLOCKING_READ_EXTRA_MS)
-    async with open_client(config.valkey_url, timeout_ms=timeout_ms) as client:
+    async with stores.nodes.patient(timeout_ms) as nodes:
         flusher = Flusher(
-            client,
+            nodes,
             stores.ledger,
             owner=process_name(),
             batch_max=config.flush_batch_max,
@@ -94,13 +93,12 @@ async def run_flusher(config: Config, stores: Stores, metrics: Metrics, stop: as
             run_id=lambda: stores.presence.run_id,
             on_recorded=stores.confirmations.recorded,
         )
-        stores.presence.follow(client)
 
         def owned() -> list[int]:
             return flusher.owned_partitions
 
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(EpochSweeper(stores.client, stores.ledger, owned).run(stop), name="epochs")
+            tasks.create_task(EpochSweeper(stores.nodes, stores.ledger, owned).run(stop), name="epochs")
             if config.reconcile_interval_s:
                 reconciler = Reconciler(stores.holds, stores.ledger, owned, interval_s=config.reconcile_interval_s)
                 metrics.follow_reconciler(reconciler)

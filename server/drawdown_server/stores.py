@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.holds.store import HoldStore
     from drawdown_server.ledger.confirming import Confirmations
     from drawdown_server.ledger.presence import Presence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 class Stores:
     """The two stores, open and fit to serve."""
 
-    client: Redis
+    nodes: Nodes
     holds: HoldStore
     ledger: LedgerStore
     presence: Presence

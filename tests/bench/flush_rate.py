@@ -26,6 +26,7 @@ from drawdown_server.dev.postgres import PostgresProcess
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.holds.keys import outbox, partition_of
 from drawdown_server.holds.model import GrantSource, OveragePolicy
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.events import Event, EventKind, Line, LineKind, SettledAmount, encode
 from drawdown_server.ledger.flusher import Flusher
@@ -154,13 +155,19 @@ class Outboxes:
         self.assets = ["USD", "MODEL_TOKENS", "GPU_SECONDS", "IMAGE_CREDITS"][:assets]
         self._filled = 0
         self._flusher = Flusher(
-            redis, store, owner="bench", batch_max=batch_max, block_ms=500, linger_ms=0, lease_ttl_ms=LEASE_TTL_MS
+            OneNode(redis),
+            store,
+            owner="bench",
+            batch_max=batch_max,
+            block_ms=500,
+            linger_ms=0,
+            lease_ttl_ms=LEASE_TTL_MS,
         )
 
     async def open(self) -> None:
         """Make the wallets, and record their grants."""
         await self._store.ensure_partitions(PARTITIONS)
-        await open_partitions(self._redis, self._store, PARTITIONS)
+        await open_partitions(OneNode(self._redis), self._store, PARTITIONS)
         await fund(self._store, self._redis, self._wallets, self.assets)
         while await self._flusher.run_once():
             pass

@@ -278,8 +278,8 @@ async def test_a_server_that_learns_the_new_epoch_starts_from_postgres_again(sta
     await stage.set_epoch(wallet, 2)
     rebuilt = [2 if partition == wallet.partition else 1 for partition in range(stage.store.partitions)]
 
-    async def refresh() -> list[int]:
-        return rebuilt
+    async def refresh(_partitions: object) -> dict[int, int]:
+        return dict(enumerate(rebuilt))
 
     async def load(_tenant_id: str, _wallet_id: str) -> bool:
         await wallet.load([loaded("USD", packed("g1", 10))], sequence=1, change_number=1)

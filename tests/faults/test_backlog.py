@@ -94,7 +94,7 @@ async def test_while_postgres_is_down_new_holds_wait_past_the_limit_and_every_co
                 await until(shed, timeout_s=outage_s + 30)
                 stop.set()
             assert sum(streamer.approved for streamer in streamers) > 0
-            assert await server.audit.stores.client.xlen(outbox) > LIMIT
+            assert await server.audit.stores.nodes.of(0).xlen(outbox) > LIMIT
             assert_backlog(await server.failure(authorize_request(wallet, "new", USD=1)))
             assert_backlog(
                 await server.failure(pb.ChargeRequest(wallet_id=wallet, charge_id="c", amounts=amounts(USD=1)))

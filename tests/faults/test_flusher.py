@@ -76,11 +76,11 @@ async def test_15_a_flusher_that_dies_between_its_commit_and_its_trim_records_no
             await server.debits(wallet, at_least=2)
             await asyncio.wait_for(proxy.lost.wait(), 20)
             flusher.kill()
-            assert await server.audit.stores.client.xlen(outbox) > 1, "recorded, and not trimmed"
+            assert await server.audit.stores.nodes.of(0).xlen(outbox) > 1, "recorded, and not trimmed"
             await flusher.start()
 
             async def trimmed() -> bool:
-                return bool(await server.audit.stores.client.xlen(outbox) == 1)
+                return bool(await server.audit.stores.nodes.of(0).xlen(outbox) == 1)
 
             await until(trimmed)
         finally:
@@ -124,7 +124,7 @@ async def test_16_a_flusher_that_sleeps_through_its_lease_records_nothing_afterw
 async def test_17_poison_goes_to_dead_letters_and_everything_else_flows(config: Config) -> None:
     async with run_server(config) as server:
         wallet, other = await server.wallet(USD=100), await server.wallet(USD=100)
-        client = server.audit.stores.client
+        client = server.audit.stores.nodes.of(0)
         await spend(server, wallet, "before", 10)
         await server.debits(wallet, at_least=1)
         for name in (wallet, other):

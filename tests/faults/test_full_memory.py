@@ -45,7 +45,7 @@ async def full_config(data_dir: Path, postgres_url: str) -> AsyncIterator[Config
 
 
 async def limit_memory(server: Server, maxmemory: int) -> None:
-    await server.audit.stores.client.config_set("maxmemory", maxmemory)
+    await server.audit.stores.nodes.of(0).config_set("maxmemory", maxmemory)
 
 
 def names_of(server: Server, wallet: str) -> tuple[str, ...]:
@@ -56,7 +56,7 @@ def names_of(server: Server, wallet: str) -> tuple[str, ...]:
 
 async def at_rest(server: Server, wallet: str) -> list[bytes | None]:
     """Every byte of a wallet, and its outbox."""
-    return [await server.audit.stores.client.dump(name) for name in names_of(server, wallet)]
+    return [await server.audit.stores.nodes.of(0).dump(name) for name in names_of(server, wallet)]
 
 
 def extend_request(wallet: str, hold_id: str, ttl_s: float = 0, **units: int) -> pb.ExtendRequest:
@@ -119,10 +119,10 @@ async def test_what_expires_is_freed_and_what_is_idle_is_evicted(full_config: Co
     async with run_server(quick) as server:
         wallet, idle = await server.wallet(USD=100), await server.wallet(USD=100)
         await server.audit.assert_conserved(wallet, idle)
-        await make_idle(server.audit.stores.client, names_of(server, idle)[keys.WALLET], idle_s=3_000)
+        await make_idle(server.audit.stores.nodes.of(0), names_of(server, idle)[keys.WALLET], idle_s=3_000)
         await server.authorize(wallet, "h", ttl_s=1, USD=40)
         await limit_memory(server, NO_ROOM)
-        client, (*_, of_idle, _, _, _, _) = server.audit.stores.client, names_of(server, idle)
+        client, (*_, of_idle, _, _, _, _) = server.audit.stores.nodes.of(0), names_of(server, idle)
 
         async def freed() -> bool:
             return (await server.balance(wallet)).held_units == 0
@@ -147,7 +147,7 @@ async def test_a_stream_of_commits_on_a_full_valkey_takes_no_more_memory_the_lon
         wallet = await server.wallet(USD=100_000)
         await server.authorize(wallet, "h", USD=50_000)
         await limit_memory(server, NO_ROOM)
-        client, (_, outbox, _, *own) = server.audit.stores.client, names_of(server, wallet)
+        client, (_, outbox, _, *own) = server.audit.stores.nodes.of(0), names_of(server, wallet)
 
         async def bytes_after(commits: int) -> int:
             """Of the wallet and its outbox, after commits up to this total, once they are recorded."""

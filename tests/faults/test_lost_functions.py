@@ -33,7 +33,7 @@ async def test_functions_flushed_under_load_fail_no_call(config: Config) -> None
     async with run_server(config) as server:
         gateway = Gateway(server, [await server.wallet(USD=1_000_000) for _ in range(4)])
         load = asyncio.create_task(gateway.run())
-        client = server.audit.stores.client
+        client = server.audit.stores.nodes.of(0)
         for _ in range(FLUSHES):
             await gateway.reaches(COMMITS_BETWEEN)
             await client.function_flush("SYNC")
@@ -56,7 +56,7 @@ async def test_a_valkey_that_comes_back_with_another_versions_scripts_gets_ours(
             gateway = Gateway(server, [await server.wallet(USD=1_000_000) for _ in range(2)])
             load = asyncio.create_task(gateway.run())
             await gateway.reaches(COMMITS_BETWEEN)
-            client, other = server.audit.stores.client, other_version()
+            client, other = server.audit.stores.nodes.of(0), other_version()
             await client.function_load(other.code)
             if loses_ours:
                 await client.function_delete(build_library().name)
@@ -65,6 +65,6 @@ async def test_a_valkey_that_comes_back_with_another_versions_scripts_gets_ours(
             gateway.stop.set()
             await load
             async with open_audit(config) as audit:
-                names = {library[1].decode() for library in await audit.stores.client.function_list()}
+                names = {library[1].decode() for library in await audit.stores.nodes.of(0).function_list()}
                 assert names == {other.name, build_library().name}, "both serve side by side"
                 await gateway.assert_recorded(audit)

@@ -70,13 +70,13 @@ async def held(server: Rpc, wallet: str, hold_id: str = "h", **units: int) -> ty
 
 async def lose_everything(server: Server) -> None:
     """Valkey is empty; what was recorded is in the ledger."""
-    await server.audit.stores.client.flushall()
+    await server.audit.stores.nodes.of(0).flushall()
 
 
 async def lose_meta(server: Server, wallet: str) -> None:
     """The partition's state is lost, but for its outbox."""
     partition = keys.partition_of(server.config.tenant, wallet, PARTITIONS)
-    await server.audit.stores.client.delete(keys.meta(partition))
+    await server.audit.stores.nodes.of(0).delete(keys.meta(partition))
 
 
 async def answered(server: Rpc, request: Any) -> Any:  # noqa: ANN401 - any request
@@ -289,9 +289,9 @@ async def forgotten(server: Server, wallet: str, hold_id: str) -> None:
     partition = keys.partition_of(server.config.tenant, wallet, PARTITIONS)
 
     async def gone() -> bool:
-        epoch = int(await server.audit.stores.client.hget(keys.meta(partition), "epoch"))
+        epoch = int(await server.audit.stores.nodes.of(0).hget(keys.meta(partition), "epoch"))
         holds = keys.wallet_keys(partition, epoch, server.config.tenant, wallet)[4]
-        return not await server.audit.stores.client.hexists(holds, hold_id)
+        return not await server.audit.stores.nodes.of(0).hexists(holds, hold_id)
 
     await until(gone)
 

@@ -10,6 +10,7 @@ import msgspec
 from drawdown_server import app
 from drawdown_server.holds import keys
 from drawdown_server.holds.library import Library, build_library, read_sources
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger import events, posting
 from drawdown_server.ledger.flusher import Flusher
 from drawdown_server.ledger.streams import id_key
@@ -50,7 +51,7 @@ async def test_two_versions_of_the_scripts_serve_the_same_wallets(
     async with run_server(config) as newer:
         monkeypatch.setattr(app, "build_library", lambda: old)
         async with run_server(config, assets=False) as older:
-            loaded = {library[1].decode() for library in await newer.audit.stores.client.function_list()}
+            loaded = {library[1].decode() for library in await newer.audit.stores.nodes.of(0).function_list()}
             assert loaded >= {old.name, new.name}
             twins = {}
             for number, (name, mutation) in enumerate(MUTATIONS.items()):
@@ -96,7 +97,7 @@ async def test_an_older_flusher_leaves_events_of_a_newer_version_to_a_newer_one(
         partition, outbox = await outbox_of(server, wallet)
         elsewhere = await wallet_elsewhere(server, partition)
         await server.assert_conserved(wallet, elsewhere)
-        client, ledger = server.audit.stores.client, server.audit.stores.ledger
+        client, ledger = server.audit.stores.nodes.of(0), server.audit.stores.ledger
 
         monkeypatch.setattr(app, "build_library", newer_library)
         async with run_server(settings, assets=False) as newer_server:
@@ -119,7 +120,13 @@ async def test_an_older_flusher_leaves_events_of_a_newer_version_to_a_newer_one(
 
         understand_version_2(monkeypatch)
         newer = Flusher(
-            client, ledger, owner="newer", batch_max=100, block_ms=10, linger_ms=0, lease_ttl_ms=config.lease_ttl_ms
+            OneNode(client),
+            ledger,
+            owner="newer",
+            batch_max=100,
+            block_ms=10,
+            linger_ms=0,
+            lease_ttl_ms=config.lease_ttl_ms,
         )
         stop = asyncio.Event()
         work = asyncio.create_task(newer.run(stop))

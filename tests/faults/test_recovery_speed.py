@@ -16,6 +16,7 @@ from drawdown_server.config import PARTITIONS_DEFAULT
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.holds import keys
 from drawdown_server.holds.model import GrantSource
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.holds.startup import open_client
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.reconcile import reconcile
@@ -127,7 +128,7 @@ async def all_recorded(ledger: LedgerStore, valkey: ValkeyProcess) -> None:
 
         async def recorded() -> bool:
             rows = await ledger.read_partitions()
-            infos = await streams.read_infos(client, [keys.outbox(row.partition, row.epoch) for row in rows])
+            infos = await streams.read_infos(OneNode(client), [keys.outbox(row.partition, row.epoch) for row in rows])
             return all(info.last_id == row.position for info, row in zip(infos, rows, strict=True))
 
         await until(recorded, timeout_s=120)
@@ -160,7 +161,7 @@ async def test_10_a_valkey_that_loses_its_state_under_load_serves_again_soon_and
                     (directory / "copy").rename(valkey.directory / "data")
                     await asyncio.to_thread(valkey.start)
                 else:
-                    await audit.stores.client.flushall()
+                    await audit.stores.nodes.of(0).flushall()
                 lost_s = time.monotonic()
 
                 async def served() -> bool:

@@ -103,7 +103,7 @@ async def assert_clean(config: Config, *wallets: str) -> None:
 async def test_lost_scripts_and_connections_while_a_hold_is_due(data_dir: Path, postgres_url: str) -> None:
     async with durable(data_dir, postgres_url) as (_, config), run_server(config) as server:
         idle, busy = [await server.wallet(wallet, USD=100_000) for wallet in wallets_apart(config)]
-        client = server.audit.stores.client
+        client = server.audit.stores.nodes.of(0)
         held = await server.authorize(idle, "due", ttl_s=1, USD=400)
         open_holds = keys.wallet_keys(partition_of(config, idle), 1, config.tenant, idle)[5]
         assert await client.zcard(open_holds) == 1
@@ -168,7 +168,7 @@ async def test_a_valkey_that_is_emptied_while_serving_makes_no_money(data_dir: P
             await spend(server, wallet, "before", 30)
             await server.authorize(wallet, "open", USD=20)
             await server.debits(wallet, at_least=1)
-        await server.audit.stores.client.flushall()
+        await server.audit.stores.nodes.of(0).flushall()
 
         balances = await asyncio.gather(*(server.balance(wallet) for wallet in wallets))
         assert [(b.available_units, b.held_units) for b in balances] == [(70, 0)] * 4

@@ -186,7 +186,7 @@ async def test_a_store_that_refuses_writes_does_not_end_the_server(config: Confi
         wallet = await server.wallet(USD=100)
         await server.authorize(wallet, "h", USD=10)
         await server.debits(await recorded_wallet(server), at_least=1)
-        client, ledger = server.audit.stores.client, server.audit.stores.ledger
+        client, ledger = server.audit.stores.nodes.of(0), server.audit.stores.ledger
         async with ledger._transaction() as blocker:
             # The flusher has read this commit and waits; once it may record it, Valkey refuses to trim.
             await blocker.execute("LOCK TABLE partitions IN ACCESS EXCLUSIVE MODE")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.keys import outbox, partition_of
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.recording import FencedError
 from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
@@ -91,7 +92,7 @@ class World:
         """All that is not confirmed is there, and the confirmed entry itself is the oldest one kept at most."""
         for row in await self.store.read_partitions():
             key = outbox(row.partition, 1)
-            there = [stream_id for stream_id, _ in await streams.range_after(self.redis, key, "0-0", 10_000)]
+            there = [stream_id for stream_id, _ in await streams.range_after(OneNode(self.redis), key, "0-0", 10_000)]
             position = streams.id_key(row.position)
             waiting = [stream_id for stream_id in self.added[row.partition] if streams.id_key(stream_id) > position]
             assert there[len(there) - len(waiting) :] == waiting
@@ -135,7 +136,7 @@ def test_34_the_trim_never_passes_what_postgres_has_confirmed(
                 await world.live.create_wallet(wallet, USD=1000)
                 world.added[PLACES[wallet]] = [
                     stream_id
-                    for stream_id, _ in await streams.range_after(redis, outbox(PLACES[wallet], 1), "0-0", 100)
+                    for stream_id, _ in await streams.range_after(OneNode(redis), outbox(PLACES[wallet], 1), "0-0", 100)
                 ]
             for move in moves:
                 await world.move(*move)

@@ -109,7 +109,7 @@ async def test_a_server_that_slept_through_a_rebuild_is_refused_by_the_scripts_a
         await asleep.authorize(wallet, "lost", USD=20)
         sleeper.send(signal.SIGSTOP)
         async with open_audit(config) as audit:
-            await audit.stores.client.flushall()
+            await audit.stores.nodes.of(0).flushall()
             await until(lambda: served(awake, wallet))
             if sleeper_knows:
 

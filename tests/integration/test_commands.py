@@ -146,7 +146,7 @@ async def test_dead_letters_are_listed_with_what_they_say(running: Server) -> No
     await spend(running, wallet, "h", 30)
     await running.debits(wallet, at_least=1)
     outbox = keys.outbox(keys.partition_of(running.config.tenant, wallet, running.config.partitions), 1)
-    client, ledger = running.audit.stores.client, running.audit.stores.ledger
+    client, ledger = running.audit.stores.nodes.of(0), running.audit.stores.ledger
     ((_, fields),) = await client.xrevrange(outbox, count=1)
     await client.xadd(outbox, fields)  # the same event again
     await client.xadd(outbox, {"e": b"\xc1"})

@@ -12,6 +12,7 @@ from drawdown.v1 import types_pb2
 from drawdown_server.app import open_stores
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.holds import keys
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger.reconcile import reconcile
 from drawdown_server.wallets.evictor import PRESSURE_IDLE_S, Evictor
 from drawdown_server.wallets.waker import Waker
@@ -38,7 +39,7 @@ def names_of(config: Config, wallet: str, epoch: int = 1) -> tuple[str, ...]:
 
 
 async def is_gone(server: Server, wallet: str) -> bool:
-    return not await server.audit.stores.client.exists(*names_of(server.config, wallet))
+    return not await server.audit.stores.nodes.of(0).exists(*names_of(server.config, wallet))
 
 
 async def let_go(server: Server, wallet: str) -> None:
@@ -46,10 +47,10 @@ async def let_go(server: Server, wallet: str) -> None:
 
     async def forgotten() -> bool:
         # Its last events are recorded, and its tombstones too old to be of use.
-        return not await server.audit.stores.client.exists(names_of(server.config, wallet)[1])
+        return not await server.audit.stores.nodes.of(0).exists(names_of(server.config, wallet)[1])
 
     await until(forgotten)
-    await make_idle(server.audit.stores.client, names_of(server.config, wallet)[0])
+    await make_idle(server.audit.stores.nodes.of(0), names_of(server.config, wallet)[0])
     await until(lambda: is_gone(server, wallet))
 
 
@@ -98,7 +99,7 @@ async def test_holds_and_late_repeats_keep_a_wallet_in_valkey(config: Config) ->
         await server.release(settled, "h")
         for wallet in (held, settled, idle):
             await server.audit.assert_conserved(wallet)
-            await make_idle(server.audit.stores.client, names_of(config, wallet)[0])
+            await make_idle(server.audit.stores.nodes.of(0), names_of(config, wallet)[0])
         await until(lambda: is_gone(server, idle))
         assert not await is_gone(server, held)
         assert not await is_gone(server, settled)
@@ -113,7 +114,7 @@ async def test_the_ledger_hears_in_time_of_a_grant_of_an_evicted_wallet(config: 
         due_ms = await grant_for(server, wallet, "soon", 5, **{what: SOON_MS})
         await server.audit.assert_conserved(wallet)
         before = await kinds(server, wallet)
-        await make_idle(server.audit.stores.client, names_of(config, wallet)[0])
+        await make_idle(server.audit.stores.nodes.of(0), names_of(config, wallet)[0])
         await until(lambda: is_gone(server, wallet))
         assert await server.audit.stores.holds.now_ms() < due_ms, "it left before its time"
 
@@ -137,7 +138,7 @@ async def test_after_a_rebuild_what_expired_meanwhile_reaches_the_ledger_without
             for wallet in wallets:
                 await grant_for(server, wallet, "soon", 5, expire=SOON_MS)
             await server.audit.assert_conserved(*wallets)
-            await server.audit.stores.client.flushall()
+            await server.audit.stores.nodes.of(0).flushall()
             # Nobody names the wallets; one call tells the server that Valkey lost everything.
             assert (await server.balance(await server.wallet(USD=1))).available_units == 1
 
@@ -198,11 +199,11 @@ async def test_memory_that_is_short_lets_wallets_go_sooner(data_dir: Path, postg
         async with run_server(config.model_copy(update={"evict_idle_s": 0})) as server:
             idle, older, used = [await server.wallet(USD=100) for _ in range(3)]
             await server.audit.assert_conserved(idle, older, used)
-            client = server.audit.stores.client
+            client = server.audit.stores.nodes.of(0)
             await make_idle(client, names_of(config, idle)[0], PRESSURE_IDLE_S + 1)
             await make_idle(client, names_of(config, older)[0], IDLE_S + 1)
             evictor = Evictor(
-                client, server.audit.stores.holds, server.audit.stores.ledger, idle_s=IDLE_S, interval_ms=1
+                OneNode(client), server.audit.stores.holds, server.audit.stores.ledger, idle_s=IDLE_S, interval_ms=1
             )
             assert (await server.balance(older)).available_units == 100, "a look, as the reconciler takes it, is no use"
             assert not await evictor.run_once(), "there is no limit, and no hurry"
@@ -221,7 +222,7 @@ async def test_keys_of_an_older_epoch_are_left_alone(config: Config) -> None:
     async with run_server(config.model_copy(update=QUICK)) as server:
         wallet = await server.wallet(USD=100)
         await server.audit.assert_conserved(wallet)
-        client, stale = server.audit.stores.client, names_of(config, wallet, epoch=7)[0]
+        client, stale = server.audit.stores.nodes.of(0), names_of(config, wallet, epoch=7)[0]
         await client.copy(names_of(config, wallet)[0], stale)
         await make_idle(client, stale)
         await let_go(server, wallet)

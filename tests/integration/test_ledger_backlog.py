@@ -8,6 +8,7 @@ import pytest
 
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.keys import outbox, partition_of
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger import backlog
 from drawdown_server.ledger.backlog import Backlog
 from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
@@ -52,7 +53,7 @@ async def drain(redis: Redis, store: LedgerStore) -> None:
 
 
 async def test_an_outbox_that_is_recorded_has_nothing_that_waits(store: LedgerStore, redis: Redis, live: Live) -> None:
-    look = Backlog(redis, store)
+    look = Backlog(OneNode(redis), store)
     await look.run_once()
     assert (look.events, dict(look.units), look.age_s, look.dead_letters) == (0, {}, 0.0, 0)
     await live.commit("w", USD=5)
@@ -67,7 +68,7 @@ async def test_events_units_and_age_are_summed_over_partitions(store: LedgerStor
     await live.commit("w", USD=5, EUR=1)
     await live.commit("w", USD=6)
     await live.commit("v", USD=7)
-    look = Backlog(redis, store)
+    look = Backlog(OneNode(redis), store)
     await look.run_once()
     assert (look.events, dict(look.units)) == (3, {"USD": 18, "EUR": 1})
     first_age_s = look.age_s
@@ -81,7 +82,7 @@ async def test_the_units_of_a_long_outbox_are_estimated_from_its_first_events(
     monkeypatch.setattr(backlog, "EVENTS_PER_PARTITION_MAX", 4)
     for units in (1, 2, 3, 4, 90, 90, 90, 90, 90, 90):
         await live.commit("w", USD=units)
-    look = Backlog(redis, store)
+    look = Backlog(OneNode(redis), store)
     await look.run_once()
     assert (look.events, dict(look.units)) == (10, {"USD": (1 + 2 + 3 + 4) * 10 // 4})
 
@@ -91,7 +92,7 @@ async def test_what_nobody_understands_waits_too_and_is_then_counted_as_a_dead_l
 ) -> None:
     await live.commit("w", USD=5)
     await redis.xadd(outbox(partition_of(TENANT, "w", PARTITIONS), 1), {b"x": b"y"})
-    look = Backlog(redis, store)
+    look = Backlog(OneNode(redis), store)
     await look.run_once()
     assert (look.events, dict(look.units), look.dead_letters) == (2, {"USD": 5}, 0)
     await drain(redis, store)
@@ -102,7 +103,7 @@ async def test_what_nobody_understands_waits_too_and_is_then_counted_as_a_dead_l
 async def test_without_postgres_what_waits_still_grows(
     store: LedgerStore, redis: Redis, live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Backlog(redis, store)
+    look = Backlog(OneNode(redis), store)
     await look.run_once()
 
     async def down() -> list[PartitionRow]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from drawdown_server.holds import keys
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger import epochs
 from drawdown_server.ledger.epochs import EpochSweeper
 from drawdown_server.ledger.recovery import Action, examine_partitions, open_partitions, rebuild_partition
@@ -41,7 +42,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def live(store: LedgerStore, redis: Redis, admin: Redis) -> Live:
     """Two events of ``w`` are recorded and ``LEFT`` are not; every partition has some keys of epoch 1."""
-    await open_partitions(redis, store, PARTITIONS)
+    await open_partitions(OneNode(redis), store, PARTITIONS)
     live = Live(redis, store)
     await live.create_wallet("w", USD=100)
     await live.commit("w", USD=1)
@@ -58,7 +59,7 @@ async def live(store: LedgerStore, redis: Redis, admin: Redis) -> Live:
 
 
 def sweeper(redis: Redis, store: LedgerStore, owned: Collection[int] = EVERY) -> EpochSweeper:
-    return EpochSweeper(redis, store, lambda: owned)
+    return EpochSweeper(OneNode(redis), store, lambda: owned)
 
 
 async def names(redis: Redis) -> set[str]:
@@ -74,7 +75,7 @@ async def test_the_keys_of_a_left_epoch_go_and_those_of_the_others_stay(
     store: LedgerStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epochs, "KEYS_PER_ROUND", 1)
-    assert await rebuild_partition(redis, store, PARTITION) == LEFT
+    assert await rebuild_partition(OneNode(redis), store, PARTITION) == LEFT
     await redis.zadd(keys.due_wallets(PARTITION, 2), {"t|w": 1})
     before = await names(redis)
     sweep = sweeper(redis, store)
@@ -92,7 +93,7 @@ async def test_an_epoch_that_is_not_salvaged_yet_keeps_its_keys(store: LedgerSto
     before = await names(redis)
     assert await sweeper(redis, store).run_once(asyncio.Event()) == 0
     assert await names(redis) == before
-    await open_partitions(redis, store, PARTITIONS)
+    await open_partitions(OneNode(redis), store, PARTITIONS)
     assert await sweeper(redis, store).run_once(asyncio.Event()) == 3
     assert await dead_sequences(store) == [3, 4, 5]
 
@@ -119,7 +120,7 @@ async def test_events_of_an_epoch_that_was_swept_on_another_valkey_are_kept_when
     await store.mark_salvaged(PARTITION, 1)
     await store.mark_opened([(PARTITION, 2)])
     await store.mark_swept(await store.list_left_epochs())
-    assert (await open_partitions(redis, store, PARTITIONS))[PARTITION] == 3
+    assert (await open_partitions(OneNode(redis), store, PARTITIONS))[PARTITION] == 3
     await sweeper(redis, store).run_once(asyncio.Event())
     assert await dead_sequences(store) == [3, 4, 5]
     assert {keys.epoch_of(name) for name in await names(redis)}.isdisjoint({(PARTITION, 1), (PARTITION, 2)})
@@ -128,7 +129,7 @@ async def test_events_of_an_epoch_that_was_swept_on_another_valkey_are_kept_when
 @pytest.mark.usefixtures("live")
 async def test_partitions_of_others_are_left_to_them(store: LedgerStore, redis: Redis, admin: Redis) -> None:
     for partition in EVERY:
-        await rebuild_partition(redis, store, partition)
+        await rebuild_partition(OneNode(redis), store, partition)
     mine = [0, 1]
     await sweeper(redis, store, mine).run_once(asyncio.Event())
     left = {place for name in await names(redis) if (place := keys.epoch_of(name))}
@@ -140,7 +141,7 @@ async def test_partitions_of_others_are_left_to_them(store: LedgerStore, redis: 
 
 @pytest.mark.usefixtures("live")
 async def test_a_sweep_that_was_stopped_begins_anew(store: LedgerStore, redis: Redis) -> None:
-    await rebuild_partition(redis, store, PARTITION)
+    await rebuild_partition(OneNode(redis), store, PARTITION)
     stop = asyncio.Event()
     stop.set()
     assert await sweeper(redis, store).run_once(stop) == 0
@@ -152,7 +153,7 @@ async def test_an_examination_says_what_a_server_would_do_and_changes_nothing(
 ) -> None:
     async def verdict() -> tuple[Action, int]:
         rows, everything = await store.read_partitions(), await names(redis)
-        (found,) = await examine_partitions(redis, store, [PARTITION])
+        (found,) = await examine_partitions(OneNode(redis), store, [PARTITION])
         assert (await store.read_partitions(), await names(redis)) == (rows, everything)
         return found.action, found.unrecorded
 
@@ -168,5 +169,5 @@ async def test_an_examination_says_what_a_server_would_do_and_changes_nothing(
     assert await verdict() == (Action.REBUILD, 1)
     assert await store.bump_epoch(PARTITION, 1) == 2
     assert (await verdict())[0] is Action.FINISH
-    await open_partitions(redis, store, PARTITIONS)
+    await open_partitions(OneNode(redis), store, PARTITIONS)
     assert await verdict() == (Action.SERVE, 0)

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from drawdown_server.holds.keys import meta, outbox, partition_of
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.posting import read_event
 from drawdown_server.ledger.recording import FencedError, Move
@@ -42,7 +43,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def live(store: LedgerStore, redis: Redis) -> Live:
     """An opened installation; two events of ``w`` are recorded."""
-    assert await open_partitions(redis, store, PARTITIONS) == FRESH
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == FRESH
     live = Live(redis, store)
     await live.create_wallet("w", USD=100)
     await live.commit("w", USD=1)
@@ -53,7 +54,7 @@ async def live(store: LedgerStore, redis: Redis) -> Live:
 
 
 async def epochs(redis: Redis) -> list[int]:
-    return await streams.read_epochs(redis, range(PARTITIONS))
+    return await streams.read_epochs(OneNode(redis), range(PARTITIONS))
 
 
 async def back_to(admin: Redis, key: str, dump: bytes | None) -> None:
@@ -63,16 +64,16 @@ async def back_to(admin: Redis, key: str, dump: bytes | None) -> None:
 
 
 async def test_a_fresh_installation_is_opened_once_by_many_servers(store: LedgerStore, redis: Redis) -> None:
-    opened = await asyncio.gather(*(open_partitions(redis, store, PARTITIONS) for _ in range(6)))
+    opened = await asyncio.gather(*(open_partitions(OneNode(redis), store, PARTITIONS) for _ in range(6)))
     assert opened == [FRESH] * 6
     assert await epochs(redis) == FRESH
     assert all(row.opened for row in await store.read_partitions())
 
 
 async def test_a_restart_serves_what_is_there(store: LedgerStore, redis: Redis, live: Live) -> None:
-    assert await open_partitions(redis, store, PARTITIONS) == FRESH
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == FRESH
     await live.commit("w", USD=1)  # not recorded yet
-    assert await open_partitions(redis, store, PARTITIONS) == FRESH
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == FRESH
     assert await make_flusher(redis, store).run_once() == 1
 
 
@@ -83,27 +84,27 @@ async def test_a_restart_of_valkey_keeps_everything(
     await asyncio.to_thread(valkey_server.stop)
     await asyncio.to_thread(valkey_server.start)
     await redis.connection_pool.disconnect()
-    assert await open_partitions(redis, store, PARTITIONS) == FRESH
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == FRESH
 
 
 async def test_a_stream_that_was_emptied_keeps_its_last_id(store: LedgerStore, redis: Redis, live: Live) -> None:
     await redis.xtrim(outbox(PARTITION, live.epoch), maxlen=0, approximate=False)
-    assert await open_partitions(redis, store, PARTITIONS) == FRESH
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == FRESH
 
 
 @pytest.mark.usefixtures("live")
 async def test_a_valkey_that_lost_everything_gets_new_epochs(store: LedgerStore, redis: Redis, admin: Redis) -> None:
     await admin.flushall()
-    assert await open_partitions(redis, store, PARTITIONS) == [2] * PARTITIONS
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == [2] * PARTITIONS
     assert await epochs(redis) == [2] * PARTITIONS
     rows = await store.read_partitions()
     assert {(row.epoch, row.opened, row.position) for row in rows} == {(2, True, "0-0")}
-    assert await open_partitions(redis, store, PARTITIONS) == [2] * PARTITIONS
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == [2] * PARTITIONS
 
 
 async def test_many_servers_that_notice_a_loss_begin_one_epoch(store: LedgerStore, redis: Redis, live: Live) -> None:
     await redis.delete(outbox(PARTITION, live.epoch))
-    opened = await asyncio.gather(*(open_partitions(redis, store, PARTITIONS) for _ in range(6)))
+    opened = await asyncio.gather(*(open_partitions(OneNode(redis), store, PARTITIONS) for _ in range(6)))
     assert opened == [BUMPED] * 6
     assert await epochs(redis) == BUMPED
 
@@ -115,7 +116,7 @@ async def test_a_valkey_that_went_back_in_time_gets_a_new_epoch(
     await live.commit("w", USD=1)
     await make_flusher(redis, store).run_once()
     await back_to(admin, outbox(PARTITION, 1), backup)
-    assert await open_partitions(redis, store, PARTITIONS) == BUMPED
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == BUMPED
 
 
 async def test_new_events_after_going_back_do_not_hide_it_and_are_kept_as_dead_letters(
@@ -128,7 +129,7 @@ async def test_new_events_after_going_back_do_not_hide_it_and_are_kept_as_dead_l
     await back_to(admin, outbox(PARTITION, 1), backup)
     live.wallets["w"].sequence = 2
     await live.commit("w", USD=5)
-    assert await open_partitions(redis, store, PARTITIONS) == BUMPED
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == BUMPED
     (letter,) = await store.list_dead_letters(limit=10)
     assert (letter.epoch, letter.wallet_id, letter.wallet_sequence) == (1, "w", 3)
     assert letter.error == "left behind in epoch 1, whose state in Valkey was lost"
@@ -137,7 +138,7 @@ async def test_new_events_after_going_back_do_not_hide_it_and_are_kept_as_dead_l
 async def test_a_lost_meta_key_alone_loses_no_event(store: LedgerStore, redis: Redis, live: Live) -> None:
     await live.commit("w", USD=1)
     await redis.delete(meta(PARTITION))
-    assert await open_partitions(redis, store, PARTITIONS) == FRESH
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == FRESH
     assert await epochs(redis) == FRESH
     assert await make_flusher(redis, store).run_once() == 1
 
@@ -145,11 +146,11 @@ async def test_a_lost_meta_key_alone_loses_no_event(store: LedgerStore, redis: R
 async def test_a_lost_meta_key_is_set_again_only_beside_the_recorded_event(redis: Redis, live: Live) -> None:
     """Everything else may be gone as well by the time that it is set."""
     key = outbox(PARTITION, live.epoch)
-    position = (await streams.read_infos(redis, [key]))[0].last_id
+    position = (await streams.read_infos(OneNode(redis), [key]))[0].last_id
     await redis.delete(meta(PARTITION))
-    assert await streams.raise_epoch(redis, PARTITION, 1, beside=(key, "1-1")) == 0
-    assert await streams.read_epochs(redis, [PARTITION]) == [0]
-    assert await streams.raise_epoch(redis, PARTITION, 1, beside=(key, position)) == 1
+    assert await streams.raise_epoch(OneNode(redis), PARTITION, 1, beside=(key, "1-1")) == 0
+    assert await streams.read_epochs(OneNode(redis), [PARTITION]) == [0]
+    assert await streams.raise_epoch(OneNode(redis), PARTITION, 1, beside=(key, position)) == 1
 
 
 async def test_what_a_flusher_read_before_a_server_verified_is_not_recorded(
@@ -158,8 +159,8 @@ async def test_what_a_flusher_read_before_a_server_verified_is_not_recorded(
     """It may come from a Valkey that is gone, and the one that is verified may lack it."""
     lease = (await store.lease_partitions("stopped", 60_000))[PARTITION]
     await live.commit("w", USD=1)
-    ((stream_id, raw),) = await streams.range_after(redis, outbox(PARTITION, 1), lease.position, 10)
-    assert await open_partitions(redis, store, PARTITIONS) == FRESH
+    ((stream_id, raw),) = await streams.range_after(OneNode(redis), outbox(PARTITION, 1), lease.position, 10)
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == FRESH
     move = Move(PARTITION, 1, lease.lease_token, lease.position, stream_id)
     with pytest.raises(FencedError):
         await store.record([move], [read_event(PARTITION, 1, stream_id, raw)])
@@ -172,13 +173,13 @@ async def test_what_a_flusher_read_before_a_server_verified_is_not_recorded(
 @pytest.mark.usefixtures("live")
 async def test_a_server_that_crashed_before_it_set_the_epoch_is_finished(store: LedgerStore, redis: Redis) -> None:
     assert await store.bump_epoch(PARTITION, 1) == 2
-    assert await open_partitions(redis, store, PARTITIONS) == BUMPED
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == BUMPED
     assert await epochs(redis) == BUMPED
 
 
 async def test_the_flusher_goes_on_in_the_new_epoch(store: LedgerStore, redis: Redis, live: Live) -> None:
     await redis.delete(outbox(PARTITION, 1))
-    await open_partitions(redis, store, PARTITIONS)
+    await open_partitions(OneNode(redis), store, PARTITIONS)
     snapshot = await store.load_wallet(TENANT, "w")
     assert snapshot is not None
     live.epoch = 2
@@ -188,7 +189,7 @@ async def test_the_flusher_goes_on_in_the_new_epoch(store: LedgerStore, redis: R
     flusher = make_flusher(redis, store)
     assert await flusher.run_once() == 1
     assert flusher.dead_letters_total == 0
-    assert await open_partitions(redis, store, PARTITIONS) == BUMPED
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == BUMPED
 
 
 async def test_a_postgres_that_is_older_than_what_was_trimmed_is_refused(
@@ -202,7 +203,7 @@ async def test_a_postgres_that_is_older_than_what_was_trimmed_is_refused(
     async with store._connection() as connection:
         await connection.execute("UPDATE partitions SET position = $1 WHERE partition = $2", old.position, PARTITION)
     with pytest.raises(LedgerBehindError, match="Postgres was restored from a backup"):
-        await open_partitions(redis, store, PARTITIONS)
+        await open_partitions(OneNode(redis), store, PARTITIONS)
     assert await epochs(redis) == FRESH
 
 
@@ -223,14 +224,14 @@ async def test_a_position_that_moved_during_the_look_is_no_old_postgres(
         return reads.pop() if reads else await read()
 
     monkeypatch.setattr(store, "read_partitions", read_late)
-    assert await open_partitions(redis, store, PARTITIONS) == BUMPED
+    assert await open_partitions(OneNode(redis), store, PARTITIONS) == BUMPED
 
 
 @pytest.mark.usefixtures("live")
 async def test_a_postgres_of_an_older_epoch_is_refused(store: LedgerStore, redis: Redis) -> None:
     await redis.hset(meta(PARTITION), "epoch", "3")
     with pytest.raises(LedgerBehindError, match="Valkey is in epoch 3, Postgres in epoch 1"):
-        await open_partitions(redis, store, PARTITIONS)
+        await open_partitions(OneNode(redis), store, PARTITIONS)
 
 
 async def test_opening_beside_a_busy_flusher_changes_nothing(store: LedgerStore, redis: Redis, live: Live) -> None:
@@ -241,14 +242,14 @@ async def test_opening_beside_a_busy_flusher_changes_nothing(store: LedgerStore,
         group.create_task(flusher.run(stop))
         for _ in range(30):
             await live.commit("w", USD=1)
-            assert await open_partitions(redis, store, PARTITIONS) == FRESH
+            assert await open_partitions(OneNode(redis), store, PARTITIONS) == FRESH
         await flusher.drained()
         stop.set()
     assert await store.list_dead_letters(limit=1) == []
 
 
 async def test_an_epoch_in_valkey_never_shrinks(redis: Redis) -> None:
-    raised = await asyncio.gather(*(streams.raise_epoch(redis, 0, epoch) for epoch in (3, 1, 5, 2, 4)))
+    raised = await asyncio.gather(*(streams.raise_epoch(OneNode(redis), 0, epoch) for epoch in (3, 1, 5, 2, 4)))
     assert max(raised) == 5
-    assert await streams.read_epochs(redis, [0]) == [5]
-    assert await streams.raise_epoch(redis, 0, 4) == 5
+    assert await streams.read_epochs(OneNode(redis), [0]) == [5]
+    assert await streams.raise_epoch(OneNode(redis), 0, 4) == 5

@@ -11,6 +11,7 @@ from drawdown_server.app import open_stores
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.ledger import servers, streams
 from drawdown_server.ledger.presence import Presence
@@ -40,7 +41,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
         yield redis
 
 
-async def nothing() -> None:
+async def nothing(_partitions: object = None) -> None:
     """There is nothing to compare with the ledger."""
 
 
@@ -96,7 +97,7 @@ async def test_a_presence_renews_its_claim_until_it_ends(
     store: LedgerStore, redis: Redis, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers, "CLAIM_TTL_S", 60.0)
-    presence = Presence(redis, store, "me")
+    presence = Presence(OneNode(redis), store, "me")
     await presence.claim_first()
     async with open_connection(valkey_url, timeout_ms=2_000, in_flight_max=10) as connection:
         running = asyncio.create_task(presence.run(connection, nothing))
@@ -114,7 +115,7 @@ async def test_a_presence_renews_its_claim_until_it_ends(
 async def test_a_presence_that_slept_while_another_valkey_took_over_distrusts_its_own(
     store: LedgerStore, redis: Redis, valkey_url: str
 ) -> None:
-    presence = Presence(redis, store, "sleeper")
+    presence = Presence(OneNode(redis), store, "sleeper")
     await presence.claim_first()
     verified = asyncio.Event()
 
@@ -165,23 +166,23 @@ async def test_a_server_whose_claim_ran_out_serves_what_another_valkey_did_meanw
             return stores.holds.epochs[0] == 3
 
         await until(has_learnt)
-        assert await streams.read_epochs(stores.client, [0]) == [3]
+        assert await streams.read_epochs(stores.nodes, [0]) == [3]
 
 
 async def test_whose_connections_a_claim_cuts_hears_that_valkey_is_unavailable(
     store: LedgerStore, redis: Redis, valkey_url: str
 ) -> None:
     """At whatever step of a command: nothing else may come out of the loops of a server, it would end the process."""
-    await open_partitions(redis, store, PARTITIONS)
+    await open_partitions(OneNode(redis), store, PARTITIONS)
     await redis.hset("{dd00}:h", "f", "v")
     library = build_library()
     async with open_connection(valkey_url, timeout_ms=2_000, in_flight_max=10) as connection:
         holds = HoldStore(connection, library, [1] * PARTITIONS)
-        evictor = Evictor(redis, holds, store, idle_s=1, interval_ms=10)
+        evictor = Evictor(OneNode(redis), holds, store, idle_s=1, interval_ms=10)
         work: list[Callable[[], Awaitable[object]]] = [
-            lambda: streams.read_streams(redis, {"{dd00}:s": "0"}, count=1, block_ms=50),
-            lambda: streams.read_infos(redis, ["{dd00}:s"]),
-            lambda: streams.raise_epoch(redis, 0, 1),
+            lambda: streams.read_streams(OneNode(redis), {"{dd00}:s": "0"}, count=1, block_ms=50),
+            lambda: streams.read_infos(OneNode(redis), ["{dd00}:s"]),
+            lambda: streams.raise_epoch(OneNode(redis), 0, 1),
             lambda: streams.scan(redis, "*", 0, 10),
             lambda: load_library(redis, library),
             evictor.run_once,

@@ -77,7 +77,7 @@ async def in_flight(rpc: Rpc, wallet: str, valkey: ValkeyProcess) -> list[asynci
 async def unrecorded(audit: Audit, config: Config) -> list[int]:
     """Partitions whose outbox goes on after the position in Postgres."""
     rows = await audit.stores.ledger.read_partitions()
-    infos = await streams.read_infos(audit.stores.client, [keys.outbox(row.partition, row.epoch) for row in rows])
+    infos = await streams.read_infos(audit.stores.nodes, [keys.outbox(row.partition, row.epoch) for row in rows])
     assert len(rows) == config.partitions
     return [
         row.partition

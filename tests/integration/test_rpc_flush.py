@@ -70,7 +70,7 @@ async def test_what_is_recorded_is_trimmed_from_the_outbox(config: Config) -> No
             await server.authorize(wallet, f"h{number}", USD=1)
             await server.commit(wallet, f"h{number}", USD=1)
         await server.debits(wallet, at_least=20)
-        client = server.audit.stores.client
+        client = server.audit.stores.nodes.of(0)
 
         async def trimmed() -> bool:
             return int(await client.xlen(keys.outbox(0, 1))) <= 1  # the last one proves the history

@@ -135,7 +135,7 @@ async def evict(server: Server, wallet: str) -> None:
     """Take a wallet out of Valkey that is in the ledger with all it has."""
     config = server.config
     partition = keys.partition_of(config.tenant, wallet, config.partitions)
-    await server.audit.stores.client.delete(*keys.wallet_keys(partition, 1, config.tenant, wallet)[3:])
+    await server.audit.stores.nodes.of(0).delete(*keys.wallet_keys(partition, 1, config.tenant, wallet)[3:])
 
 
 async def test_many_first_calls_load_a_wallet_once_and_later_ones_ask_postgres_nothing(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 async def begin_epoch(stores: Stores, partition: int, from_epoch: int) -> None:
     """What another server does that finds the partition's state lost."""
     assert await stores.ledger.bump_epoch(partition, from_epoch) == from_epoch + 1
-    await open_partitions(stores.client, stores.ledger, PARTITIONS)
+    await open_partitions(stores.nodes, stores.ledger, PARTITIONS)
 
 
 def wallet_key(config: Config, wallet: str, epoch: int) -> str:
@@ -75,11 +75,11 @@ async def test_a_load_with_a_ticket_of_an_older_epoch_writes_nothing(config: Con
         )
         await begin_epoch(stores, partition, ticket.epoch)
         assert (await stores.holds.load(request, ticket)).status == "STALE_EPOCH"
-        assert await stores.client.keys(f"*{wallet}*") == []
+        assert await stores.nodes.of(0).keys(f"*{wallet}*") == []
         # It has learned the epoch by now; the old ticket is as old as before.
         assert (await stores.holds.ticket(config.tenant, wallet)).epoch == ticket.epoch + 1
         assert (await stores.holds.load(request, ticket)).status == "STALE_EPOCH"
-        assert await stores.client.keys(f"*{wallet}*") == []
+        assert await stores.nodes.of(0).keys(f"*{wallet}*") == []
 
 
 async def test_a_load_during_which_a_new_epoch_begins_reads_postgres_again(
@@ -104,8 +104,8 @@ async def test_a_load_during_which_a_new_epoch_begins_reads_postgres_again(
         monkeypatch.setattr(LedgerStore, "load_wallet", begin_epoch_after_first)
         assert (await server.balance(wallet)).available_units == 90
         assert reads == 2
-        assert await stores.client.exists(wallet_key(config, wallet, 2)) == 0
-        assert await stores.client.exists(wallet_key(config, wallet, 3)) == 1
+        assert await stores.nodes.of(0).exists(wallet_key(config, wallet, 2)) == 0
+        assert await stores.nodes.of(0).exists(wallet_key(config, wallet, 3)) == 1
         await spend(server, wallet, "h2", 90)
         await server.debits(wallet, at_least=2)
         await server.assert_conserved(wallet)
@@ -194,7 +194,7 @@ async def test_a_grant_that_was_revived_and_used_up_again_before_the_ledger_knew
     async with run_server(config.model_copy(update={"flusher": False})) as server:
         wallet, stores = await server.wallet(USD=10), server.audit.stores
         await spend(server, wallet, "first", 10)
-        flusher = make_flusher(stores.client, stores.ledger)
+        flusher = make_flusher(stores.nodes.of(0), stores.ledger)
         assert await flusher.run_once()
         assert (await stores.ledger.unspent_grants(config.tenant, wallet)) == []
         await server.call(refund_request(wallet, "first", USD=10))

@@ -82,7 +82,7 @@ async def test_events_that_nobody_records_are_counted_and_named(
         assert (waiting["flusher"], waiting["lease_s"]) == ("", 0)
         monkeypatch.setattr(status, "LAG_MAX_S", 0.0)
         stores = server.audit.stores
-        late = await status.read_status(stores.client, stores.ledger, partitions=config.partitions, backlog_limit=1)
+        late = await status.read_status(stores.nodes, stores.ledger, partitions=config.partitions, backlog_limit=1)
         assert set(late.problems) == {
             f"partition {partition}: events have waited for the ledger for more than 0 s",
             f"partition {partition}: more than 1 events wait (outbox_backlog_limit): new holds are refused",
@@ -96,7 +96,7 @@ async def test_events_that_nobody_records_are_counted_and_named(
 async def test_dead_letters_are_a_problem(config: Config) -> None:
     async with run_server(config) as server:
         await recorded(server)
-        await server.audit.stores.client.xadd(keys.outbox(0, 1), {"e": b"\xc1"})
+        await server.audit.stores.nodes.of(0).xadd(keys.outbox(0, 1), {"e": b"\xc1"})
 
         async def dead() -> bool:
             return await server.audit.stores.ledger.count_dead_letters() == 1
@@ -113,7 +113,7 @@ async def test_a_partition_that_lost_its_state_is_named_and_left_alone(config: C
         partition = await spend(server, wallet)
         await server.debits(wallet, at_least=1)
         # Its history and its epoch: what a Valkey that was restored from an older backup lacks.
-        await server.audit.stores.client.delete(keys.outbox(partition, 1), keys.meta(partition))
+        await server.audit.stores.nodes.of(0).delete(keys.outbox(partition, 1), keys.meta(partition))
         code, shown = await told(config)
         assert code == 1
         assert shown["partitions"][partition]["action"] == "begin a new epoch"

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from drawdown_server.commands.check_config import find_problems
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.errors import ConfigurationError, StoreUnavailableError
+from drawdown_server.holds.opening import open_nodes
 from drawdown_server.holds.startup import check_store, open_client
 from integration.audit import open_audit
 from integration.server import authorize_request, failure_of, run_server, settings, until
@@ -63,21 +64,35 @@ async def refusal(url: str) -> str:
     [
         ("redis_version:6.2.14", "Redis 6.2.14 is too old: 7 or later is needed"),
         ("redis_version:7.2.4\r\nvalkey_version:7.2.9", "Valkey 7.2.9 is too old: 8 or later is needed"),
-        ("redis_version:7.2.4\r\nredis_mode:cluster", "is a cluster, which is not supported yet"),
-        (
-            "redis_version:7.2.4\r\nvalkey_version:9.0.0\r\nserver_mode:cluster",
-            "is a cluster, which is not supported yet",
-        ),
     ],
 )
-async def test_a_version_or_mode_that_lacks_something(info: str, expected: str) -> None:
+async def test_a_version_that_lacks_something(info: str, expected: str) -> None:
     async with fake_store(info) as url:
         assert expected in await refusal(url)
 
 
-async def test_a_real_cluster(data_dir: Path) -> None:
-    async with ValkeyProcess(data_dir, appendfsync="no", extra=["cluster-enabled yes"]) as valkey:
-        assert "is a cluster" in await refusal(valkey.url)
+async def unopened(url: str) -> str:
+    """Why its nodes cannot be used."""
+    with pytest.raises((ConfigurationError, StoreUnavailableError)) as refused:
+        async with open_nodes(url, timeout_ms=PATIENT_MS, partitions=4):
+            pass
+    return str(refused.value)
+
+
+async def test_a_cluster_of_which_nobody_has_the_slots_or_with_a_database_or_behind_a_socket(data_dir: Path) -> None:
+    extra = ["cluster-enabled yes", f"unixsocket {data_dir}/s"]
+    async with ValkeyProcess(data_dir, appendfsync="no", extra=extra) as valkey:
+        assert "has the slots of 4 partitions (0, ...)" in await unopened(valkey.url)
+        assert "has database 0 alone: the URL names 3" in await unopened(valkey.url.replace("/0", "/3"))
+        assert "the other nodes have no unix socket" in await unopened(f"unix://{data_dir}/s")
+
+
+@pytest.mark.parametrize("mode", ["redis_mode:standalone", "valkey_version:9.0.0\r\nserver_mode:standalone"])
+async def test_two_servers_that_are_no_cluster(mode: str) -> None:
+    async with fake_store(f"redis_version:7.2.4\r\n{mode}") as url:
+        found = await unopened(url.replace("127.0.0.1", "127.0.0.1:1,127.0.0.1"))
+    assert found.startswith("2 addresses of valkey are given, and 127.0.0.1:")
+    assert "is no node of a cluster: name the one primary alone" in found
 
 
 async def test_a_replica(data_dir: Path, valkey_server: ValkeyProcess) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from drawdown_server.app import check_schema
+from drawdown_server.app import check_schema, open_nodes_of
 from drawdown_server.config import Config
 from drawdown_server.errors import ConfigurationError, DrawdownError
-from drawdown_server.holds.startup import check_store, open_client
+from drawdown_server.holds.opening import check_nodes
 from drawdown_server.identity.startup import problems as identity_problems
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.partitions import PartitionCountError
@@ -93,8 +93,8 @@ async def _postgres_problems(config: Config) -> list[str]:
 
 async def _valkey_problems(config: Config) -> list[str]:
     try:
-        async with open_client(config.valkey_url, timeout_ms=config.valkey_timeout_ms) as client:
-            await check_store(client)
+        async with open_nodes_of(config) as nodes:
+            await check_nodes(nodes)
     except (ConfigurationError, DrawdownError) as error:
         return [f"DRAWDOWN_VALKEY_URL: {error}"]
     return []

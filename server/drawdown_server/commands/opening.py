@@ -6,27 +6,25 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drawdown_server.app import check_schema
-from drawdown_server.holds.connection import open_connection
-from drawdown_server.holds.library import build_library, load_library
-from drawdown_server.holds.startup import check_store, open_client
+from drawdown_server.app import check_schema, open_connection_of, open_nodes_of
+from drawdown_server.holds.library import build_library
+from drawdown_server.holds.opening import check_nodes
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.store import LedgerStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from redis.asyncio import Redis
+    from collections.abc import AsyncIterator, Collection
 
     from drawdown_server.config import Config
+    from drawdown_server.holds.nodes import Nodes
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     """Both stores."""
 
-    client: Redis
+    nodes: Nodes
     ledger: LedgerStore
     holds: HoldStore
 
@@ -55,19 +53,15 @@ async def open_both(config: Config) -> AsyncIterator[Opened]:
     async with AsyncExitStack() as opened:
         ledger = await opened.enter_async_context(open_ledger(config))
         await ledger.check_partition_count(config.partitions)
-        client = await opened.enter_async_context(open_client(config.valkey_url, timeout_ms=config.valkey_timeout_ms))
-        await check_store(client)
+        nodes = await opened.enter_async_context(open_nodes_of(config))
         library = build_library()
-        await load_library(client, library)
-        connection = await opened.enter_async_context(
-            open_connection(
-                config.valkey_url, timeout_ms=config.valkey_timeout_ms, in_flight_max=config.valkey_in_flight_max
-            )
-        )
+        await check_nodes(nodes, library)
+        connection = await opened.enter_async_context(open_connection_of(config, nodes))
 
-        async def epochs() -> list[int]:
-            return [row.epoch for row in await ledger.read_partitions()]
+        async def epochs(_: Collection[int]) -> dict[int, int]:
+            return {row.partition: row.epoch for row in await ledger.read_partitions()}
 
-        holds = HoldStore(connection, library, await epochs())
+        holds = HoldStore(connection, library, [0] * config.partitions)
         holds.on_stale_epoch(epochs)
-        yield Opened(client, ledger, holds)
+        await holds.learn_epochs()
+        yield Opened(nodes, ledger, holds)

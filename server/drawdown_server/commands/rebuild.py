@@ -57,7 +57,7 @@ async def run_rebuild(
     if chosen[-1] >= config.partitions:
         raise ConfigurationError(f"there is no partition {chosen[-1]}: they are 0 to {config.partitions - 1}")
     async with open_both(config) as opened:
-        verdicts = await examine_partitions(opened.client, opened.ledger, chosen)
+        verdicts = await examine_partitions(opened.nodes, opened.ledger, chosen)
         for verdict in verdicts:
             typer.echo(msgspec.json.encode(verdict).decode() if as_json else _sentence(verdict))
         if dry_run:
@@ -69,13 +69,13 @@ async def run_rebuild(
         if not (yes or typer.confirm(f"Begin a new epoch of {counted(len(chosen), 'partition')}?", err=True)):
             typer.echo("nothing was changed", err=True)
             return 1
-        presence = Presence(opened.client, opened.ledger, process_name())
+        presence = Presence(opened.nodes, opened.ledger, process_name())
         try:
             await presence.claim_first()
             letters = 0
             with progress("rebuilding partitions", len(chosen)) as advance:
                 for partition in chosen:
-                    letters += await rebuild_partition(opened.client, opened.ledger, partition)
+                    letters += await rebuild_partition(opened.nodes, opened.ledger, partition)
                     advance()
         finally:
             await presence.end()

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from drawdown_server.app import check_schema
+from drawdown_server.app import check_schema, open_nodes_of
 from drawdown_server.commands.output import counted
 from drawdown_server.errors import ConfigurationError, DrawdownError, StoreUnavailableError
-from drawdown_server.holds.startup import check_store, open_client
+from drawdown_server.holds.opening import check_nodes
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.status import Status, read_status
 from drawdown_server.ledger.store import LedgerStore
@@ -56,15 +56,15 @@ async def _look(config: Config) -> Status:
     await check_schema(config)
     async with (
         open_pool(config) as pool,
-        open_client(config.valkey_url, timeout_ms=config.valkey_timeout_ms) as client,
+        open_nodes_of(config) as nodes,
     ):
         ledger = LedgerStore(pool)
         await ledger.check_partition_count(config.partitions)
         status = await read_status(
-            client, ledger, partitions=config.partitions, backlog_limit=config.outbox_backlog_limit
+            nodes, ledger, partitions=config.partitions, backlog_limit=config.outbox_backlog_limit
         )
         try:
-            await check_store(client)
+            await check_nodes(nodes)
         except ConfigurationError as error:
             status.add(str(error))
         except StoreUnavailableError:

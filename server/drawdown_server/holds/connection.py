@@ -24,11 +24,13 @@ from redis.asyncio.connection import parse_url
 
 from drawdown_server import deadline, turns
 from drawdown_server.errors import ConfigurationError, DrawdownError, StoreUnavailableError
+from drawdown_server.holds import keys
 from drawdown_server.holds.abandoned import AbandonedCalls
+from drawdown_server.holds.address import address_of
 from drawdown_server.holds.socket import Socket, pack
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
     from drawdown_server.holds.socket import Reply
 
@@ -48,6 +50,8 @@ RESERVED_PART: Final = 4
 new holds wait and are refused, and what was approved can still be committed or given back."""
 CLOSE_WAIT_S: Final = 1.0
 """How long the answers of abandoned calls are awaited at the end, so that their outcome is known."""
+
+ASKING: Final = ("ASKING",)
 
 _RUN_ID: Final = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
 
@@ -77,20 +81,34 @@ class PipelinedConnection:
             dropped and every call on it fails.
         in_flight_max: Calls in flight; more wait their turn, no longer than for an answer. Those that settle holds have
             a quarter of it more.
+        abandoned: Where calls are counted that nobody waits for any more; None: of this connection alone.
+        on_lost: Called whenever the connection broke, or could not be made again.
     """
 
-    def __init__(self, url: str, *, timeout_ms: int, in_flight_max: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_ms: int,
+        in_flight_max: int,
+        abandoned: AbandonedCalls | None = None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
         self._options = parse_url(url)
+        self._node = str(self._options.get("path") or address_of(url))
+        """What the log calls it."""
         self._tls = _tls_context(url) if url.startswith("rediss://") else None
         self._timeout_s = timeout_ms / 1000
         self._room = asyncio.Semaphore(in_flight_max)
         self._reserved = asyncio.Semaphore(max(1, in_flight_max // RESERVED_PART))
-        self.abandoned = AbandonedCalls()
+        self.abandoned = abandoned or AbandonedCalls()
+        self._on_lost = on_lost
         self._socket: Socket | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._verify: Callable[[], Awaitable[None]] | None = None
         self._run_id = ""
+        self._run_id_in_question = ""
 
     def on_reconnect(self, verify: Callable[[], Awaitable[None]]) -> None:
         """Before a store that was restarted or replaced is used, await this: it may have lost state.
@@ -107,6 +125,10 @@ class PipelinedConnection:
         """
         self._socket, self._run_id = await self._connect()
         self._connected.set()
+        self.begin()
+
+    def begin(self) -> None:
+        """Connect in the background; what is found there is verified before it is used."""
         self._task = asyncio.create_task(self._keep_connected(), name="valkey-connection")
 
     async def close(self) -> None:
@@ -125,12 +147,21 @@ class PipelinedConnection:
             await self._socket.closed
         self._connected.clear()
 
-    async def call(self, *command: bytes | str | int, settles: bool = False) -> Reply:
+    async def call(
+        self,
+        *command: bytes | str | int,
+        partition: int = 0,  # noqa: ARG002  # whichever it is, it is here
+        settles: bool = False,
+        asking: bool = False,
+    ) -> Reply:
         """Send one command and wait for its reply.
 
         Args:
             command: Its name and arguments.
+            partition: Of its keys.
             settles: Whether it may use the room that is reserved for calls that settle holds.
+            asking: Whether this node of a cluster is about to get the partition, and another one sent us here for this
+                command alone.
 
         Raises:
             StoreUnavailableError: The store is down, in trouble, or did not answer in time. Unless it refused the
@@ -151,20 +182,65 @@ class PipelinedConnection:
             room.release()
             raise
         assert self._socket is not None  # noqa: S101  # _connected says so
+        if asking:
+            self._socket.send_unheard(ASKING)
         reply = self._socket.send(command, packed, room)
         turns.pass_on()
         return await reply
+
+    async def call_each(self, *command: bytes | str | int) -> list[Reply]:
+        """As ``call``: there is one."""
+        return [await self.call(*command)]
+
+    async def ping(self) -> None:
+        """Return when the store answers. Not held up by others that wait for room.
+
+        Raises:
+            StoreUnavailableError: It does not.
+        """
+        await self.call("PING", settles=True)
+
+    async def prove(self, partition: int = 0) -> frozenset[str]:
+        """Write, changing nothing. Returns the run_id of the store that took it.
+
+        Raises:
+            StoreUnavailableError: It did not.
+        """
+        await self.call("UNLINK", keys.presence(partition), settles=True)  # not held up by others that wait for room
+        return frozenset([self._run_id])
 
     @property
     def run_id(self) -> str:
         """What identifies this run of the store; empty where INFO is not allowed, or while nobody vouches for it."""
         return self._run_id
 
-    def distrust(self) -> None:
+    @property
+    def run_id_in_question(self) -> str:
+        """Of the store that is being verified at this moment; empty: none is."""
+        return self._run_id_in_question
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the next call would be sent at once."""
+        return self._connected.is_set()
+
+    def groups(self, partitions: Sequence[int]) -> list[Sequence[int]]:
+        """Partitions that are on one node, together: all are on this one."""
+        return [partitions]
+
+    def partitions_of(self, run_ids: Collection[str]) -> None:  # all are here
+        """All that there are."""
+
+    def distrust(self, run_ids: Collection[str] | None = None) -> None:  # noqa: ARG002  # it is the only one
         """Drop the connection, and verify whatever store is found at the next one, even if it is the same."""
-        self._run_id = ""
+        self.doubt()
         if self._socket is not None:
             self._socket.abort()
+
+    def doubt(self, run_ids: Collection[str] | None = None) -> None:
+        """Verify the store when it is connected the next time, even if it is the same; None: whichever it is."""
+        if run_ids is None or self._run_id in run_ids:
+            self._run_id = ""
 
     @property
     def in_flight(self) -> int:
@@ -206,7 +282,7 @@ class PipelinedConnection:
                 socket.abort()
             if not isinstance(error, OSError | TimeoutError):
                 raise
-            log.warning("valkey.connect_failed", error=str(error) or type(error).__name__)
+            log.warning("valkey.connect_failed", node=self._node, error=str(error) or type(error).__name__)
             raise StoreUnavailableError("valkey") from None
         return socket, run_id
 
@@ -247,15 +323,16 @@ class PipelinedConnection:
         loop = asyncio.get_running_loop()
         pause_s = RECONNECT_PAUSE_S
         while True:
-            assert self._socket is not None  # noqa: S101  # open() has set it
-            since_s = loop.time()
-            await self._watch(self._socket)
-            self._connected.clear()
-            log.warning("valkey.connection_lost")
-            if loop.time() - since_s > RECONNECT_PAUSE_MAX_S:
-                pause_s = RECONNECT_PAUSE_S
-            else:  # a store that accepts us and drops us at once is no better than one that is down
-                await asyncio.sleep(pause_s)
+            if self._socket is not None:  # else it is to be made for the first time
+                since_s = loop.time()
+                await self._watch(self._socket)
+                self._connected.clear()
+                log.warning("valkey.connection_lost", node=self._node)
+                self._on_lost()
+                if loop.time() - since_s > RECONNECT_PAUSE_MAX_S:
+                    pause_s = RECONNECT_PAUSE_S
+                else:  # a store that accepts us and drops us at once is no better than one that is down
+                    await asyncio.sleep(pause_s)
             while not self._connected.is_set():
                 pause_s = min(pause_s * 2, RECONNECT_PAUSE_MAX_S)
                 try:
@@ -263,18 +340,24 @@ class PipelinedConnection:
                     await self._check_same_store(run_id)
                     self._connected.set()
                 except Exception as error:  # whatever it is, this loop must outlive it: nothing else connects again
-                    self._socket.abort()  # a new one that nobody vouches for, or the old one, which is closed
+                    if self._socket is not None:
+                        self._socket.abort()  # a new one that nobody vouches for, or the old one, which is closed
+                    self._on_lost()
                     if isinstance(error, ConfigurationError):
                         log.error("valkey.unfit", error=str(error))  # noqa: TRY400  # a sentence, not a fault of ours
                     elif not isinstance(error, StoreUnavailableError):
                         log.exception("valkey.check_failed")
                     await asyncio.sleep(pause_s)
-            log.info("valkey.connected_again")
+            log.info("valkey.connected_again", node=self._node)
 
     async def _check_same_store(self, run_id: str) -> None:
         """Verify a store that was restarted or replaced since; the same process has lost nothing."""
         if self._verify is not None and (run_id != self._run_id or not run_id):
-            await self._verify()
+            self._run_id_in_question = run_id
+            try:
+                await self._verify()
+            finally:
+                self._run_id_in_question = ""
         self._run_id = run_id
 
     async def _read_run_id(self, socket: Socket) -> str:
@@ -294,7 +377,7 @@ class PipelinedConnection:
         while not socket.closed.done():
             await asyncio.wait([socket.closed], timeout=self._timeout_s / WATCH_PARTS)
             if socket.in_flight and loop.time() - socket.in_flight[0][1] > self._timeout_s:
-                log.warning("valkey.timeout", in_flight=len(socket.in_flight))
+                log.warning("valkey.timeout", node=self._node, in_flight=len(socket.in_flight))
                 socket.abort()
                 await socket.closed
 

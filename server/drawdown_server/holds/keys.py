@@ -11,6 +11,8 @@ import re
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from redis.crc import key_slot
+
 PARTITIONS_DEFAULT: Final = 64
 """Default number of partitions. Fixed for the life of an installation: it decides where a wallet lives."""
 
@@ -54,9 +56,20 @@ def epoch_of(key: str) -> tuple[int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-def presence() -> str:
+def partition_in(name: str) -> int:
+    """The partition in the name of a key of ours."""
+    return int(name[len("{dd") : name.index("}")])
+
+
+def slot(partition: int) -> int:
+    """The hash slot of a cluster that all keys of a partition are in."""
+    found: int = key_slot(meta(partition).encode())
+    return found
+
+
+def presence(partition: int = 0) -> str:
     """A key that never exists: deleting it proves that writes are taken, and changes nothing."""
-    return f"{{dd{0:02d}}}:presence"
+    return f"{{dd{partition:02d}}}:presence"
 
 
 def partition_of(tenant_id: str, wallet_id: str, partitions: int) -> int:

@@ -20,15 +20,17 @@ from drawdown_server.telemetry.metrics import Metrics
 from drawdown_server.telemetry.scripts import ScriptCall
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
-    from drawdown_server.holds.connection import PipelinedConnection
     from drawdown_server.holds.library import Library
+    from drawdown_server.holds.store_connection import StoreConnection
 
     LoadMissing = Callable[[str, str], Awaitable[bool]]
     """Load (tenant_id, wallet_id) from Postgres; False if there is no such wallet."""
-    RefreshEpochs = Callable[[], Awaitable[list[int]]]
-    """Find out the epoch of every partition again, after a rebuild."""
+    RefreshEpochs = Callable[[Collection[int]], Awaitable[dict[int, int]]]
+    """Find out the epochs of these partitions again, after a rebuild."""
+    Beside = Callable[[int], Collection[int]]
+    """The partitions that live where this one does, and itself."""
     ReloadLibrary = Callable[[], Awaitable[None]]
     """Load the function library again."""
 
@@ -54,7 +56,7 @@ class ScriptSender:
     """
 
     def __init__(
-        self, connection: PipelinedConnection, library: Library, epochs: list[int], metrics: Metrics | None = None
+        self, connection: StoreConnection, library: Library, epochs: list[int], metrics: Metrics | None = None
     ) -> None:
         self._connection = connection
         self._epochs = epochs
@@ -62,6 +64,7 @@ class ScriptSender:
         self._encode = msgspec.msgpack.Encoder().encode
         self._load_missing: LoadMissing | None = None
         self._refresh_epochs: RefreshEpochs | None = None
+        self._beside: Beside = lambda _: range(len(epochs))
         self._learning = asyncio.Lock()
         self._reload_library: ReloadLibrary | None = None
         self._metrics = metrics or Metrics()
@@ -71,9 +74,17 @@ class ScriptSender:
         """Load wallets on first use with this function."""
         self._load_missing = load
 
-    def on_stale_epoch(self, refresh: RefreshEpochs) -> None:
-        """Find out the epochs again with this function when a partition was rebuilt."""
+    def on_stale_epoch(self, refresh: RefreshEpochs, beside: Beside | None = None) -> None:
+        """Find out the epochs again with this function when a partition was rebuilt.
+
+        Args:
+            refresh: For which partitions it is called depends on ``beside``.
+            beside: Of the partition that was rebuilt: those that probably were as well, and can be asked about at once.
+                None: all.
+        """
         self._refresh_epochs = refresh
+        if beside is not None:
+            self._beside = beside
 
     def on_missing_library(self, reload: ReloadLibrary) -> None:
         """Load the scripts again with this function when the store has lost them."""
@@ -113,17 +124,22 @@ class ScriptSender:
                 return reply
         raise StoreUnavailableError("valkey", "the wallet's partition is being rebuilt")
 
-    async def learn_epochs(self) -> None:
-        """Find out the epoch of every partition again."""
+    async def learn_epochs(self, partitions: Collection[int] | None = None) -> None:
+        """Find out the epochs of partitions again; None: of all."""
         async with self._learning:
-            if self._refresh_epochs is not None:
-                self._epochs[:] = await self._refresh_epochs()
+            await self._learn(range(len(self._epochs)) if partitions is None else partitions)
+
+    async def _learn(self, partitions: Collection[int]) -> None:
+        if self._refresh_epochs is not None:
+            for partition, epoch in (await self._refresh_epochs(partitions)).items():
+                self._epochs[partition] = epoch
 
     async def _learn_epochs(self, refused: WalletRequest) -> None:
         """Find out the epochs again, once for all the calls that a rebuild has refused at the same time."""
         async with self._learning:
-            if self._refresh_epochs is not None and str(self._epochs[self._partition_of(refused)]) == refused.epoch:
-                self._epochs[:] = await self._refresh_epochs()
+            partition = self._partition_of(refused)
+            if str(self._epochs[partition]) == refused.epoch:
+                await self._learn(self._beside(partition))
 
     def _partition_of(self, request: WalletRequest) -> int:
         return keys.partition_of(request.tenant_id, request.wallet_id, len(self._epochs))
@@ -142,6 +158,7 @@ class ScriptSender:
                 len(wallet_keys),
                 *wallet_keys,
                 self._encode(request),
+                partition=partition,
                 settles=verb in SETTLING,
             )
         assert isinstance(reply, bytes)  # noqa: S101  # every script answers one msgpack string

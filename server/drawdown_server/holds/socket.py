@@ -10,9 +10,12 @@ import hiredis
 import structlog
 
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
+from drawdown_server.holds.address import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from drawdown_server.holds.address import Address
 
 Reply: TypeAlias = "bytes | int | list[Reply] | None"
 """What Redis answers; errors are raised."""
@@ -31,9 +34,10 @@ UNAVAILABLE_PREFIXES: Final = (
     "NOREPLICAS",
     "MASTERDOWN",
     "CLUSTERDOWN",
-    "TRYAGAIN",
 )
 """Errors that a store in trouble answers before it runs a script: the call had no effect and may be sent again."""
+REDIRECT_PREFIXES: Final = ("MOVED ", "ASK ", "TRYAGAIN")
+"""Refusals of a node of a cluster that does not have all keys of the command, now."""
 KILLED: Final = "killed by user"
 """In the error of a script that FUNCTION KILL ended. Redis kills none that has written: it had no effect either."""
 
@@ -50,6 +54,20 @@ class FunctionMissingError(StoreUnavailableError):
 
     def __init__(self) -> None:
         super().__init__("valkey", "valkey has lost the hold scripts")
+
+
+class RedirectError(StoreUnavailableError):
+    """This node of a cluster does not take the command, which had no effect, because its partition is moving.
+
+    Args:
+        address: Where it is now; None: on the way (TRYAGAIN).
+        asks: Whether it is there for this one command (ASK), and not yet for good (MOVED).
+    """
+
+    def __init__(self, address: Address | None, *, asks: bool) -> None:
+        super().__init__("valkey", "valkey cannot take this call now")
+        self.address = address
+        self.asks = asks
 
 
 InFlight: TypeAlias = "tuple[asyncio.Future[Reply], float, Command, asyncio.Semaphore]"
@@ -104,6 +122,10 @@ class Socket(asyncio.Protocol):
             self.transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
+    def send_unheard(self, command: Command) -> None:
+        """Write a command whose reply tells nothing that the next one's does not."""
+        self.send(command, pack(*command), asyncio.Semaphore()).add_done_callback(_forget)
+
     def data_received(self, data: bytes) -> None:
         """Asyncio's: some bytes of replies."""
         try:
@@ -144,6 +166,12 @@ class Socket(asyncio.Protocol):
             self.transport.abort()
 
 
+def _forget(reply: asyncio.Future[Reply]) -> None:
+    """Nobody asks for it; an error that nobody looked at would be logged as a mistake."""
+    if not reply.cancelled():
+        reply.exception()
+
+
 def pack(*command: bytes | str | int) -> bytes:
     """A command as it goes over the wire."""
     packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub says 1-tuple and means any
@@ -154,8 +182,22 @@ def domain_error(text: str) -> DrawdownError:
     """What a Redis error means to us; its text goes to the log, not to callers."""
     if "unction not found" in text:
         return FunctionMissingError()
+    if text.startswith(REDIRECT_PREFIXES):
+        return _redirect(text)
     if text.startswith(UNAVAILABLE_PREFIXES) or KILLED in text:
         log.warning("valkey.refused", error=text)
         return StoreUnavailableError("valkey", "valkey cannot take this call now")
     log.error("valkey.error", error=text)
     return DrawdownError(ErrorReason.INTERNAL, "internal error")
+
+
+def _redirect(text: str) -> RedirectError:
+    """``MOVED 3999 host:port``, ``ASK 3999 host:port``, or ``TRYAGAIN`` and a sentence."""
+    kind, *place = text.split()
+    try:
+        if kind != "TRYAGAIN":
+            return RedirectError(parse_address(place[1]), asks=kind == "ASK")
+    except (IndexError, ValueError):
+        pass  # it names no address: its host is not known yet
+    log.warning("valkey.refused", error=text)
+    return RedirectError(None, asks=False)

@@ -10,13 +10,17 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
     WatchError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -38,6 +42,10 @@ _UNAVAILABLE: Final = (
     BusyLoadingError,
     OutOfMemoryError,
     ReadOnlyError,
+    AskError,  # and MovedError: another node has the partition, or is about to
+    ClusterDownError,
+    MasterDownError,
+    TryAgainError,
 )
 _CUT: Final = (AttributeError, RuntimeError, WatchError)
 """What redis-py raises beside its own errors when somebody disconnects its pool (``ledger/presence.py`` does) while a
@@ -56,15 +64,17 @@ def unavailable(error: Exception) -> Exception:
     return error
 
 
-@asynccontextmanager
-async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
+def new_client(url: str, *, timeout_ms: int) -> Redis:
     """A redis-py client for start-up, administration and the flusher.
 
     Args:
-        url: As in the configuration.
+        url: As in the configuration, with one host.
         timeout_ms: Of one command. It must be longer than the longest blocking read.
 
     No retries: redis-py would send a command again whose outcome it does not know, ten times by default.
+
+    Raises:
+        ConfigurationError: The URL is malformed.
     """
     timeout_s = timeout_ms / 1000
     try:
@@ -82,6 +92,13 @@ async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
             "option of it does not exist (characters such as / in a password are written %2F)"
         ) from None
     make_cancellable(client.connection_pool)
+    return client
+
+
+@asynccontextmanager
+async def open_client(url: str, *, timeout_ms: int) -> AsyncIterator[Redis]:
+    """A ``new_client`` that is closed after the block."""
+    client = new_client(url, timeout_ms=timeout_ms)
     try:
         yield client
     finally:
@@ -107,8 +124,6 @@ async def check_store(client: Redis) -> None:
         log.warning("valkey.unreachable", error=str(error))
         raise StoreUnavailableError("valkey", f"valkey cannot be reached: {error}") from error
     _check_version(info)
-    if "cluster" in (info.get("server_mode"), info.get("redis_mode")):  # Valkey's name of it, and Redis'
-        raise ConfigurationError("this valkey is a cluster, which is not supported yet: use a single primary.")
     if replication.get("role") != "master":
         primary = f"{replication.get('master_host')}:{replication.get('master_port')}"
         raise ConfigurationError(f"this valkey is a replica of {primary}: it takes no writes. Use its primary.")

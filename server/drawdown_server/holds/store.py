@@ -7,10 +7,11 @@ This is the last Python hop of the hot path. It sends one FCALL (``sending.py``)
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from drawdown_server.errors import DrawdownError, ErrorReason
+from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.counting import count_decision, count_settlement
 from drawdown_server.holds.fingerprint import changed_field
@@ -53,6 +54,11 @@ from drawdown_server.holds.refusals import (
 )
 from drawdown_server.holds.sending import ScriptSender
 from drawdown_server.holds.socket import FunctionMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from drawdown_server.holds.socket import Reply
 
 __all__ = ["HoldStore", "HoldUnknownError", "hold_committed", "wallet_not_found"]
 
@@ -196,23 +202,26 @@ class HoldStore(ScriptSender):
         return await self._run("read_caps", request, _READ_CAPS)
 
     async def ping(self) -> None:
-        """Whether the next call would be answered. Not held up by others that wait for room.
+        """Whether the next call would be answered, of some partitions at least. Not held up by others.
 
         Raises:
             StoreUnavailableError: It would not.
         """
-        await self._connection.call("PING", settles=True)
+        await self._connection.ping()
 
     # --- from Postgres -------------------------------------------------------------------------------------------
 
-    async def now_ms(self) -> int:
-        """The store's clock."""
-        reply = await self._connection.call("TIME")
-        assert isinstance(reply, list)  # noqa: S101  # Redis: TIME answers {seconds, microseconds}
-        seconds, microseconds = reply
-        assert isinstance(seconds, bytes)  # noqa: S101
-        assert isinstance(microseconds, bytes)  # noqa: S101
-        return int(seconds) * 1000 + int(microseconds) // 1000
+    async def now_ms(self, partition: int = 0) -> int:
+        """The clock of the store, which is that of the node that has the partition."""
+        return _time_ms(await self._connection.call("TIME", partition=partition))
+
+    async def clock_of(self, tenant_id: str, wallet_id: str) -> int:
+        """The clock that a wallet goes by, in milliseconds."""
+        return await self.now_ms(keys.partition_of(tenant_id, wallet_id, len(self._epochs)))
+
+    async def earliest_ms(self) -> int:
+        """The clock that is behind all others, of the nodes that have partitions."""
+        return min(map(_time_ms, await self._connection.call_each("TIME")))
 
     async def ticket(self, tenant_id: str, wallet_id: str) -> Ticket:
         """What a load must carry that was taken before Postgres was read: it proves how old the read is.
@@ -221,9 +230,10 @@ class HoldStore(ScriptSender):
         Postgres is read, and the load would put back what it was before.
         """
         partition = keys.partition_of(tenant_id, wallet_id, len(self._epochs))
-        epoch, time_ms = self._epochs[partition], await self.now_ms()
+        epoch, time_ms = self._epochs[partition], await self.now_ms(partition)
         name = keys.wallet_keys(partition, epoch, tenant_id, wallet_id)[keys.WALLET]
-        return Ticket(epoch=epoch, time_ms=time_ms, is_live=await self._connection.call("EXISTS", name) == 1)
+        is_live = await self._connection.call("EXISTS", name, partition=partition) == 1
+        return Ticket(epoch=epoch, time_ms=time_ms, is_live=is_live)
 
     async def load(self, request: LoadRequest, ticket: Ticket) -> LoadReply:
         """Bring a wallet from Postgres; what is live is never overwritten.
@@ -249,17 +259,37 @@ class HoldStore(ScriptSender):
     async def due_wallets(self, limit: int) -> list[list[tuple[str, str]]]:
         """For every partition: (tenant_id, wallet_id) of wallets with something due now, soonest first.
 
+        Partitions of a node that does not answer are left out while others do.
+
         Args:
             limit: Most wallets of one partition.
+
+        Raises:
+            StoreUnavailableError: No node answered.
         """
-        now_ms = await self.now_ms()
-        return await asyncio.gather(
-            *(self._due_wallets(partition, now_ms, limit) for partition in range(len(self._epochs)))
-        )
+        groups = self._connection.groups(range(len(self._epochs)))
+        found = await asyncio.gather(*(self._due_of_node(group, limit) for group in groups), return_exceptions=True)
+        due: list[list[tuple[str, str]]] = []
+        failures: list[BaseException] = []
+        for one in found:
+            if isinstance(one, BaseException):
+                failures.append(one)
+            else:
+                due += one
+        for failure in failures:
+            if not isinstance(failure, StoreUnavailableError) or len(failures) == len(groups):
+                raise failure
+        return due
+
+    async def _due_of_node(self, partitions: Sequence[int], limit: int) -> list[list[tuple[str, str]]]:
+        now_ms = await self.now_ms(partitions[0])
+        return await asyncio.gather(*(self._due_wallets(partition, now_ms, limit) for partition in partitions))
 
     async def _due_wallets(self, partition: int, now_ms: int, limit: int) -> list[tuple[str, str]]:
         key = keys.due_wallets(partition, self._epochs[partition])
-        members = await self._connection.call("ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit)
+        members = await self._connection.call(
+            "ZRANGEBYSCORE", key, "-inf", now_ms, "LIMIT", 0, limit, partition=partition
+        )
         assert isinstance(members, list)  # noqa: S101  # Redis: an array of members
         wallets: list[tuple[str, str]] = []
         for member in members:
@@ -317,6 +347,15 @@ class HoldStore(ScriptSender):
             raise refusal(request.wallet_id, request.hold_id, reply)
         count_settlement(self._metrics, verb, reply)
         return reply
+
+
+def _time_ms(reply: Reply) -> int:
+    """What TIME answers, in milliseconds."""
+    assert isinstance(reply, list)  # noqa: S101  # Redis: TIME answers {seconds, microseconds}
+    seconds, microseconds = reply
+    assert isinstance(seconds, bytes)  # noqa: S101
+    assert isinstance(microseconds, bytes)  # noqa: S101
+    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 _AUTHORIZE = msgspec.msgpack.Decoder(AuthorizeReply)

@@ -24,8 +24,7 @@ from drawdown_server.ledger.events import EventError, LineKind, decode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from redis.asyncio import Redis
-
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.ledger.rows import PartitionRow
     from drawdown_server.ledger.store import LedgerStore
     from drawdown_server.ledger.streams import StreamEntry, StreamInfo
@@ -44,16 +43,15 @@ class Backlog:
     """What is in the outboxes and not in the ledger.
 
     Args:
-        redis: Any client of the Valkey that is served.
+        nodes: Of the store that is served.
         store: The ledger.
     """
 
-    def __init__(self, redis: Redis, store: LedgerStore) -> None:
-        self._redis = redis
+    def __init__(self, nodes: Nodes, store: LedgerStore) -> None:
+        self._nodes = nodes
         self._store = store
         self._partitions: list[PartitionRow] = []
-        self._oldest_ms = 0
-        self._looked_ms = 0
+        self._oldest_age_ms = 0
         self.events = 0
         """Events that are not recorded yet."""
         self.units: Mapping[str, int] = {}
@@ -64,7 +62,7 @@ class Backlog:
     @property
     def age_s(self) -> float:
         """Age of the oldest of the events in seconds, as of the last look; 0 = there is none."""
-        return max(0, self._looked_ms - self._oldest_ms) / 1000 if self._oldest_ms else 0.0
+        return self._oldest_age_ms / 1000
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until told to stop."""
@@ -87,13 +85,20 @@ class Backlog:
         """
         unavailable = await self._ask_the_ledger()
         waiting = {keys.outbox(row.partition, row.epoch): row.position for row in self._partitions}
-        infos = dict(zip(waiting, await streams.read_infos(self._redis, list(waiting)), strict=True))
+        infos = dict(zip(waiting, await streams.read_infos(self._nodes, list(waiting)), strict=True))
         waiting = {key: position for key, position in waiting.items() if _is_behind(infos[key], position)}
         first: dict[str, list[StreamEntry]] = {}
         count = max(1, min(EVENTS_PER_PARTITION_MAX, EVENTS_DECODED_MAX // max(1, len(waiting))))
         if waiting:
-            first = await streams.read_streams(self._redis, waiting, count=count, block_ms=0)
-        self._looked_ms = await streams.now_ms(self._redis)
+            first = await streams.read_streams(self._nodes, waiting, count=count, block_ms=0)
+        now_ms = await streams.clocks(self._nodes, {keys.partition_in(key) for key in first})
+        self._oldest_age_ms = max(
+            (
+                max(0, now_ms[keys.partition_in(key)] - streams.id_key(entries[0][0])[0])
+                for key, entries in first.items()
+            ),
+            default=0,
+        )
         self._sum_up(infos, first, count)
         if unavailable is not None:
             raise unavailable
@@ -116,7 +121,6 @@ class Backlog:
                 units[asset] += debited * length // len(entries)
         self.events = events
         self.units = units
-        self._oldest_ms = min((streams.id_key(entries[0][0])[0] for entries in first.values()), default=0)
 
 
 def _is_behind(info: StreamInfo, position: str) -> bool:

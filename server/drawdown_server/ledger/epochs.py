@@ -23,8 +23,7 @@ from drawdown_server.ledger.salvage import salvage
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from redis.asyncio import Redis
-
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.ledger.partitions import LeftEpoch
     from drawdown_server.ledger.store import LedgerStore
 
@@ -42,13 +41,13 @@ class EpochSweeper:
     """Sweeps old epochs.
 
     Args:
-        redis: The Valkey that is served.
+        nodes: Of the store that is served.
         store: The ledger.
         owned: The partitions that this process looks after now.
     """
 
-    def __init__(self, redis: Redis, store: LedgerStore, owned: Callable[[], Collection[int]]) -> None:
-        self._redis = redis
+    def __init__(self, nodes: Nodes, store: LedgerStore, owned: Callable[[], Collection[int]]) -> None:
+        self._nodes = nodes
         self._store = store
         self._owned = owned
         self.keys_total = 0
@@ -81,23 +80,27 @@ class EpochSweeper:
         if not left:
             return 0
         by_epoch = {(row.partition, row.epoch): row for row in left}
+        homes = {row.partition: self._nodes.of(row.partition) for row in left}
         deleted = 0
-        cursor = None
-        while cursor != 0:
-            if stop.is_set():
-                return deleted
-            cursor, found = await streams.scan(self._redis, keys.ALL, cursor or 0, KEYS_PER_ROUND)
-            deleted += await self._delete([key for key in found if keys.epoch_of(key) in by_epoch], by_epoch)
-            await asyncio.sleep(ROUND_PAUSE_S)
-        await self._store.mark_swept(left)
-        _log.info("epochs_swept", epochs=len(left), keys=deleted)
+        for client in dict.fromkeys(homes.values()):
+            cursor = None
+            while cursor != 0:
+                if stop.is_set():
+                    return deleted
+                cursor, found = await streams.scan(client, keys.ALL, cursor or 0, KEYS_PER_ROUND)
+                deleted += await self._delete([key for key in found if keys.epoch_of(key) in by_epoch], by_epoch)
+                await asyncio.sleep(ROUND_PAUSE_S)
+        # Keys of a partition that moved meanwhile may have been on neither node when it was looked at.
+        swept = [row for row in left if self._nodes.of(row.partition) is homes[row.partition]]
+        await self._store.mark_swept(swept)
+        _log.info("epochs_swept", epochs=len(swept), keys=deleted)
         return deleted
 
     async def _delete(self, names: list[str], left: dict[tuple[int, int], LeftEpoch]) -> int:
         for name in names:
             place = keys.epoch_of(name)
             if place is not None and name == keys.outbox(*place):
-                await salvage(self._redis, self._store, *place, left[place].position)
-        await streams.unlink(self._redis, names)
+                await salvage(self._nodes, self._store, *place, left[place].position)
+        await streams.unlink(self._nodes, names)
         self.keys_total += len(names)
         return len(names)

@@ -32,9 +32,11 @@ import structlog
 
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
+from drawdown_server.holds.startup import unavailable
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.lanes import before_newer, lanes
 from drawdown_server.ledger.posting import read_event
+from drawdown_server.ledger.read_count import ReadCount
 from drawdown_server.ledger.recording import FencedError, Move
 from drawdown_server.ledger.recovery import POSTGRES_IS_OLD, find_gaps
 from drawdown_server.ledger.rows import POSITION_START
@@ -44,8 +46,7 @@ from drawdown_server.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from redis.asyncio import Redis
-
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.ledger.posting import OutboxEvent
     from drawdown_server.ledger.rows import LeaseRow
     from drawdown_server.ledger.store import LedgerStore
@@ -59,6 +60,9 @@ LEFT_S: Final = 60.0
 """How long a partition is left alone that this flusher must not record: the next event is of a newer version, or comes
 after a gap. Then it is looked at again, and left again with another ERROR in the log."""
 
+LOST_S: Final = 1.0
+"""How long the partitions of a node of a cluster are left alone that did not answer, while the others are recorded."""
+
 RENEWALS_PER_TTL: Final = 3
 """Leases are renewed this often within their time to live: one renewal may fail and nobody takes over."""
 
@@ -69,7 +73,7 @@ class Flusher:
     """Records the outboxes of the partitions that it can lease.
 
     Args:
-        redis: Its own client, because its reads block. See ``streams`` for what it must (not) do.
+        nodes: With clients of its own (``Nodes.patient``), because its reads block.
         store: The ledger.
         owner: Unique per flusher and process start; another process with the same owner would share its leases.
         batch_max: Most events per transaction.
@@ -83,7 +87,7 @@ class Flusher:
 
     def __init__(
         self,
-        redis: Redis,
+        nodes: Nodes,
         store: LedgerStore,
         *,
         owner: str,
@@ -97,7 +101,7 @@ class Flusher:
     ) -> None:
         self._metrics = metrics or Metrics()
         self._metrics.follow_flusher(self)
-        self._redis = redis
+        self._nodes = nodes
         self._store = store
         self._owner = owner
         self._batch_max = batch_max
@@ -110,7 +114,7 @@ class Flusher:
         self._positions: dict[int, str] = {}
         self._left_until: dict[int, float] = {}  # partition -> monotonic seconds
         self._lease_due = 0.0  # monotonic seconds
-        self._count = batch_max
+        self._count = ReadCount(batch_max)
         self._progress = asyncio.Condition()
         self.events_total = 0
         """Events taken from the outboxes, dead letters included."""
@@ -172,12 +176,15 @@ class Flusher:
             await self._renew_leases()
             if not self._leases:
                 return 0
-            events, newer = before_newer(await self._read(block_ms))
+            found, lost = await self._read(block_ms)
+            events, newer = before_newer(found)
             await self._record_lanes(events)
             if events:
                 await self._trim({event.partition for event in events})
             if newer:
                 await self._leave(newer)
+            if lost:
+                await self._give_back(lost, LOST_S)
         except BaseException:
             self._forget()
             raise
@@ -211,7 +218,7 @@ class Flusher:
         Waits for as long as another flusher owns a partition that has events.
         """
         partitions = await self._store.read_partitions()
-        infos = await streams.read_infos(self._redis, [keys.outbox(p.partition, p.epoch) for p in partitions])
+        infos = await streams.read_infos(self._nodes, [keys.outbox(p.partition, p.epoch) for p in partitions])
         targets = {
             row.partition: (row.epoch, streams.id_key(info.last_id))
             for row, info in zip(partitions, infos, strict=True)
@@ -244,14 +251,14 @@ class Flusher:
         new = {partition for partition in self._leases if partition not in before}
         if new:
             _log.info("flusher_leased", owner=self._owner, partitions=len(new), owned=len(self._leases))
-            self._count = self._share()
+            self._count.begin(len(self._leases))
             # A flusher that crashed between its commit and its trim left recorded events behind.
             await self._trim(new)
         await self._notify()
 
     async def _leave_gaps(self, rows: Sequence[LeaseRow]) -> None:
         """Give partitions back of which Postgres has forgotten what it had confirmed: nobody may skip it."""
-        gaps = await find_gaps(self._redis, self._store, rows)
+        gaps = await self._find_gaps(rows)
         for row in gaps:
             _log.error(
                 "flusher_ledger_behind",
@@ -261,28 +268,53 @@ class Flusher:
                 position=row.position,
                 hint=POSTGRES_IS_OLD,
             )
-            self._left_until[row.partition] = time.monotonic() + LEFT_S
-            del self._leases[row.partition], self._positions[row.partition]
         if gaps:
-            await self._store.release_leases(self._owner, [row.partition for row in gaps])
+            await self._give_back([row.partition for row in gaps], LEFT_S)
 
-    async def _read(self, block_ms: int) -> list[OutboxEvent]:
-        """What is in the outboxes, about ``batch_max`` events."""
+    async def _find_gaps(self, rows: Sequence[LeaseRow]) -> list[LeaseRow]:
+        """Look at each node on its own: one of several that does not answer costs its own partitions alone."""
+        gaps: list[LeaseRow] = []
+        by_partition = {row.partition: row for row in rows}
+        groups = self._nodes.groups(by_partition)
+        for group in groups:
+            try:
+                gaps += await find_gaps(self._nodes, self._store, [by_partition[partition] for partition in group])
+            except StoreUnavailableError as error:
+                if error.metadata["store"] == "postgres" or len(groups) == 1:
+                    raise
+                await self._give_back(group, LOST_S)
+        return gaps
+
+    async def _give_back(self, partitions: Sequence[int], seconds: float) -> None:
+        """Leave partitions alone for a while; another flusher may have them."""
+        for partition in partitions:
+            self._left_until[partition] = time.monotonic() + seconds
+            del self._leases[partition], self._positions[partition]
+        await self._store.release_leases(self._owner, partitions)
+
+    async def _read(self, block_ms: int) -> tuple[list[OutboxEvent], list[int]]:
+        """What is in the outboxes, about ``batch_max`` events, and the partitions whose node did not answer."""
         outboxes = {keys.outbox(row.partition, row.epoch): row for row in self._leases.values()}
         # A blocking read must not sleep through the renewal of the leases.
         until_renewal_ms = int((self._lease_due - time.monotonic()) * 1000)
-        found = await streams.read_streams(
-            self._redis,
+        found, lost = await streams.try_read_streams(
+            self._nodes,
             {key: self._positions[row.partition] for key, row in outboxes.items()},
-            count=self._count,
+            count=self._count.value,
             block_ms=max(1, min(block_ms, until_renewal_ms)) if block_ms else 0,
         )
-        self._adapt_count([len(entries) for entries in found.values()])
-        return [
+        self._count.adapt([len(entries) for entries in found.values()])
+        for error in lost.values():
+            if (failure := unavailable(error)) is error:  # a mistake of ours
+                raise failure
+        if lost:
+            _log.warning("flusher_node_lost", owner=self._owner, partitions=len(lost))
+        events = [
             read_event(outboxes[key].partition, outboxes[key].epoch, stream_id, raw)
             for key, entries in found.items()
             for stream_id, raw in entries
         ]
+        return events, [outboxes[key].partition for key in lost]
 
     async def _leave(self, newer: Sequence[OutboxEvent]) -> None:
         """Give partitions back whose next event is of a newer version."""
@@ -298,22 +330,6 @@ class Flusher:
             self._left_until[event.partition] = time.monotonic() + LEFT_S
         await self._store.release_leases(self._owner, [event.partition for event in newer])
         self._forget()
-
-    def _share(self) -> int:
-        """Each partition's share of a batch."""
-        return max(1, self._batch_max // max(1, len(self._leases)))
-
-    def _adapt_count(self, sizes: list[int]) -> None:
-        """Follow what was there: XREAD's COUNT is per stream.
-
-        A large COUNT with all streams full would be a reply that keeps Valkey from answering anybody for long, a
-        small one makes the batches of a single hot partition tiny.
-        """
-        total = sum(sizes)
-        if total > self._batch_max:
-            self._count = max(self._share(), self._batch_max // len(sizes))
-        elif sizes and max(sizes) == self._count:
-            self._count = min(self._batch_max, self._count * 2)
 
     async def _record_lanes(self, events: Sequence[OutboxEvent]) -> None:
         """Record what was read, a large batch in several transactions at once, each of its own partitions."""
@@ -380,7 +396,7 @@ class Flusher:
             if self._positions[partition] != POSITION_START
         }
         if positions:
-            await streams.trim(self._redis, positions)
+            await streams.trim(self._nodes, positions)
 
     def _forget(self) -> None:
         """After any failure, what Postgres has may differ from what we remember: ask again."""

@@ -5,6 +5,9 @@ money, and each would take the other's state for lost. So a process claims its V
 any partition (``servers.py``), and proves twice a second, by a write that changes nothing, that it still serves from
 it. A Valkey that was replaced under everybody is free to be claimed as soon as the claims on the old one have run out.
 
+Of a cluster it claims all primaries. One that takes no writes any more is given up at the next renewal, the others stay
+claimed; the replica that is promoted instead can be claimed, and is served, as soon as nobody claims the old primary.
+
 Without Postgres nothing is renewed and everybody serves on: who comes later needs Postgres too, and waits.
 """
 
@@ -16,16 +19,11 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from drawdown_server.errors import ConfigurationError, StoreUnavailableError
-from drawdown_server.holds import keys
-from drawdown_server.holds.startup import unavailable
-from drawdown_server.ledger.servers import CLAIM_TTL_S, OtherStoreError
+from drawdown_server.ledger.servers import CLAIM_TTL_S, OtherStoreError, run_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from redis.asyncio import Redis
-
-    from drawdown_server.holds.connection import PipelinedConnection
+    from drawdown_server.holds.nodes import Nodes
+    from drawdown_server.holds.store_connection import StoreConnection, Verify
     from drawdown_server.ledger.store import LedgerStore
 
 BEAT_S: Final = CLAIM_TTL_S / 4
@@ -41,27 +39,25 @@ class Presence:
     """The claim of one process.
 
     Args:
-        redis: Reads which Valkey it is.
+        nodes: The Valkey that the URL leads to.
         store: Where claims are.
         server_id: Unique per process start.
     """
 
-    def __init__(self, redis: Redis, store: LedgerStore, server_id: str) -> None:
-        self._redis = redis
-        self._followers = [redis]
+    def __init__(self, nodes: Nodes, store: LedgerStore, server_id: str) -> None:
+        self._nodes = nodes
         self._store = store
         self._server_id = server_id
-        self._run_id = ""
+        self._claimed: frozenset[str] = frozenset()
+        self._known: frozenset[str] = frozenset()
         self._has_lapsed = False
+        self._claiming = asyncio.Lock()
+        self._claims = 0
 
     @property
     def run_id(self) -> str:
-        """Of the Valkey that was claimed last; empty where INFO is not allowed."""
-        return self._run_id
-
-    def follow(self, client: Redis) -> None:
-        """Whenever a Valkey is claimed, cut the connections of this client: they may lead to the one from before."""
-        self._followers.append(client)
+        """Of the Valkey that was claimed last, of a cluster all its primaries; empty where INFO is not allowed."""
+        return run_id_of(self._known)
 
     async def claim_first(self) -> None:
         """Claim the Valkey at the start of the process, with some patience.
@@ -89,16 +85,14 @@ class Presence:
             OtherStoreError: Others serve from another Valkey.
             StoreUnavailableError: A store did not answer.
         """
-        for client in self._followers:
-            await client.connection_pool.disconnect()
-        try:
-            info = await self._redis.info("server")
-        except Exception as error:
-            raise unavailable(error) from error
-        self._run_id = str(info.get("run_id", ""))
-        await self._store.claim_store(self._server_id, self._run_id)
+        await self._nodes.refresh()
+        await self._nodes.disconnect()
+        async with self._claiming:
+            self._claims += 1
+            self._claimed, self._known = await self._nodes.read_run_ids()
+            await self._store.claim_store(self._server_id, run_id_of(self._claimed), self.run_id)
 
-    async def run(self, connection: PipelinedConnection, verify: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, connection: StoreConnection, verify: Verify) -> None:
         """Renew the claim until cancelled; when it is lost to others, make the connection verify itself anew.
 
         Args:
@@ -115,19 +109,30 @@ class Presence:
             except Exception:  # whatever it is: without this loop others would take us for gone
                 _log.exception("presence_failed")
 
-    async def _beat(self, connection: PipelinedConnection, verify: Callable[[], Awaitable[None]]) -> None:
-        await connection.call("UNLINK", keys.presence(), settles=True)  # not held up by others that wait for room
-        if connection.run_id != self._run_id:
-            connection.distrust()
-        elif self._has_lapsed or not await self._store.renew_claim(self._server_id, self._run_id):
+    async def _beat(self, connection: StoreConnection, verify: Verify) -> None:
+        claims = self._claims
+        proven = await connection.prove()
+        async with self._claiming:
+            if claims != self._claims:
+                return  # claimed meanwhile, perhaps more than was proven
+            if strangers := proven - self._claimed:
+                connection.distrust(strangers)
+            kept = proven & self._claimed
+            if not kept:
+                return
+            if not self._has_lapsed and await self._store.renew_claim(self._server_id, run_id_of(kept)):
+                # A node that takes no writes is given up: it may come back as one that others take for another's.
+                connection.doubt(self._claimed - kept)
+                self._claimed = kept
+                return
             self._has_lapsed = True  # until the partitions were compared, however often that fails
-            try:
-                await self._store.claim_store(self._server_id, self._run_id)
-                await verify()
-                self._has_lapsed = False
-            except ConfigurationError as error:
-                _log.error("presence_lost", error=str(error))  # a sentence, not a fault of ours
-                connection.distrust()
+        try:
+            await self._store.claim_store(self._server_id, run_id_of(kept), self.run_id)
+            await verify(connection.partitions_of(kept))
+            self._has_lapsed = False
+        except ConfigurationError as error:
+            _log.error("presence_lost", error=str(error))  # a sentence, not a fault of ours
+            connection.distrust(kept)
 
     async def end(self) -> None:
         """Give the claim up."""

@@ -38,10 +38,9 @@ from drawdown_server.ledger.rows import POSITION_START, LeaseRow, PartitionRow
 from drawdown_server.ledger.salvage import salvage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
-    from redis.asyncio import Redis
-
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.ledger.store import LedgerStore
     from drawdown_server.ledger.streams import StreamInfo
 
@@ -99,7 +98,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """Events in its outbox that Postgres does not have yet."""
 
 
-async def examine_partitions(redis: Redis, store: LedgerStore, partitions: Sequence[int]) -> list[Verdict]:
+async def examine_partitions(nodes: Nodes, store: LedgerStore, partitions: Sequence[int]) -> list[Verdict]:
     """What ``open_partitions`` would do; changes nothing. Beside busy servers it may see a moment that passes.
 
     Raises:
@@ -107,7 +106,7 @@ async def examine_partitions(redis: Redis, store: LedgerStore, partitions: Seque
     """
     wanted = set(partitions)
     rows = [row for row in await store.read_partitions() if row.partition in wanted]
-    return [_verdict(row, finding) for row, finding in zip(rows, await _look(redis, rows), strict=True)]
+    return [_verdict(row, finding) for row, finding in zip(rows, await _look(nodes, rows), strict=True)]
 
 
 def _verdict(row: PartitionRow, finding: Finding) -> Verdict:
@@ -133,11 +132,11 @@ def _verdict(row: PartitionRow, finding: Finding) -> Verdict:
     return Verdict(row.partition, row.epoch, action, why, unrecorded)
 
 
-async def rebuild_partition(redis: Redis, store: LedgerStore, partition: int) -> int:
+async def rebuild_partition(nodes: Nodes, store: LedgerStore, partition: int) -> int:
     """Begin a new epoch of a partition, whatever its state is.
 
     Args:
-        redis: Any client of the Valkey that is served.
+        nodes: Of the store that is served.
         store: The ledger.
         partition: Its number.
 
@@ -151,23 +150,29 @@ async def rebuild_partition(redis: Redis, store: LedgerStore, partition: int) ->
     row = await store.read_partition(partition)
     assert row is not None, "the caller knows the number of partitions"  # noqa: S101
     if row.left_epoch:
-        letters += await _finish(redis, store, row)
+        letters += await _finish(nodes, store, row)
     if await store.bump_epoch(partition, row.epoch) is not None:
         _log.warning("partition_rebuilt", partition=partition, epoch=row.epoch + 1, reason="asked for by an operator")
     row = await store.read_partition(partition)
     assert row is not None, "partitions are never deleted"  # noqa: S101
-    letters += await _finish(redis, store, row)
+    letters += await _finish(nodes, store, row)
     await store.mark_opened([(partition, row.epoch)])
     return letters
 
 
-async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> list[int]:
-    """Make every partition fit to serve; at start, and whenever Valkey may have lost state.
+async def open_partitions(nodes: Nodes, store: LedgerStore, partitions: int) -> list[int]:
+    """As ``open_some``, of all partitions, so many. Returns the epoch per partition."""
+    epochs = await open_some(nodes, store, range(partitions))
+    return [epochs[partition] for partition in range(partitions)]
+
+
+async def open_some(nodes: Nodes, store: LedgerStore, partitions: Collection[int]) -> dict[int, int]:
+    """Make partitions fit to serve; at start, and whenever Valkey, or the node that has them, may have lost state.
 
     Args:
-        redis: Any client of the Valkey that will be served.
+        nodes: Of the store that will be served.
         store: The ledger; its partitions exist (``ensure_partitions``).
-        partitions: How many.
+        partitions: Their numbers.
 
     Returns:
         The epoch per partition.
@@ -177,16 +182,16 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
         StoreUnavailableError: A store did not answer.
     """
     await store.fence_flushers()
-    epochs = [0] * partitions
-    left = set(range(partitions))
+    epochs: dict[int, int] = {}
+    left = set(partitions)
     suspects: set[int] = set()
     for _ in range(ROUNDS_MAX):
         rows = [row for row in await store.read_partitions() if row.partition in left]
-        await _some_at_once(lambda row: _finish(redis, store, row), [row for row in rows if row.left_epoch])
-        findings = await _look(redis, rows)
+        await _some_at_once(lambda row: _finish(nodes, store, row), [row for row in rows if row.left_epoch])
+        findings = await _look(nodes, rows)
         opened = []
         results = await _some_at_once(
-            lambda pair: _open(redis, store, *pair, suspects), list(zip(rows, findings, strict=True))
+            lambda pair: _open(nodes, store, *pair, suspects), list(zip(rows, findings, strict=True))
         )
         for row, epoch in zip(rows, results, strict=True):
             if epoch is not None:
@@ -201,7 +206,7 @@ async def open_partitions(redis: Redis, store: LedgerStore, partitions: int) -> 
     raise RuntimeError(f"partitions {sorted(left)} did not come to rest in {ROUNDS_MAX} rounds")
 
 
-async def find_gaps(redis: Redis, store: LedgerStore, rows: Sequence[LeaseRow]) -> list[LeaseRow]:
+async def find_gaps(nodes: Nodes, store: LedgerStore, rows: Sequence[LeaseRow]) -> list[LeaseRow]:
     """Those whose outbox was trimmed past their position, for the flusher: what it would read next comes after a gap.
 
     Postgres went back to before what it had confirmed: a failover to a replica that lagged, or a backup.
@@ -209,7 +214,7 @@ async def find_gaps(redis: Redis, store: LedgerStore, rows: Sequence[LeaseRow]) 
     Raises:
         StoreUnavailableError: A store did not answer.
     """
-    findings = await _look(redis, rows)
+    findings = await _look(nodes, rows)
     gaps = []
     for row, finding in zip(rows, findings, strict=True):
         if same_history(row, finding) is None:
@@ -252,7 +257,7 @@ def same_history(row: PartitionRow | LeaseRow, finding: Finding) -> bool | None:
     return row.position == POSITION_START
 
 
-async def _look(redis: Redis, rows: Sequence[PartitionRow | LeaseRow]) -> list[Finding]:
+async def _look(nodes: Nodes, rows: Sequence[PartitionRow | LeaseRow]) -> list[Finding]:
     """What Valkey says, beside flushers and servers that go on: the order of the three reads matters.
 
     An entry that is not at the position because a flusher trimmed it in this moment is then seen as trimmed by the
@@ -260,15 +265,15 @@ async def _look(redis: Redis, rows: Sequence[PartitionRow | LeaseRow]) -> list[F
     """
     outboxes = [keys.outbox(row.partition, row.epoch) for row in rows]
     present = await streams.has_entries(
-        redis, [(outbox, row.position) for outbox, row in zip(outboxes, rows, strict=True)]
+        nodes, [(outbox, row.position) for outbox, row in zip(outboxes, rows, strict=True)]
     )
-    infos = await streams.read_infos(redis, outboxes)
-    epochs = await streams.read_epochs(redis, [row.partition for row in rows])
+    infos = await streams.read_infos(nodes, outboxes)
+    epochs = await streams.read_epochs(nodes, [row.partition for row in rows])
     return [Finding(*finding) for finding in zip(epochs, infos, present, strict=True)]
 
 
 async def _open(
-    redis: Redis, store: LedgerStore, row: PartitionRow, finding: Finding, suspects: set[int]
+    nodes: Nodes, store: LedgerStore, row: PartitionRow, finding: Finding, suspects: set[int]
 ) -> int | None:
     """The epoch to serve; None to look again."""
     if finding.epoch > row.epoch:
@@ -284,7 +289,7 @@ async def _open(
     if same and (not row.opened or row.position != POSITION_START):
         # An epoch that was served is set again only beside its last recorded event: all of it may be gone by now.
         beside = (keys.outbox(row.partition, row.epoch), row.position) if row.opened else None
-        if epoch := await streams.raise_epoch(redis, row.partition, row.epoch, beside=beside):
+        if epoch := await streams.raise_epoch(nodes, row.partition, row.epoch, beside=beside):
             if row.opened or row.epoch > 1:
                 _log.warning("epoch_set_again", partition=row.partition, epoch=row.epoch, found=finding.epoch)
             return epoch
@@ -335,12 +340,12 @@ async def _begin_epoch(store: LedgerStore, row: PartitionRow, finding: Finding) 
     # The next round finishes it, as it does for a server that died here.
 
 
-async def _finish(redis: Redis, store: LedgerStore, row: PartitionRow) -> int:
+async def _finish(nodes: Nodes, store: LedgerStore, row: PartitionRow) -> int:
     """Finish the begin of an epoch: fence the old one, then copy its unrecorded events to dead_letters, so many."""
     # First: until the meta key has the new epoch, scripts can still add to the old outbox.
-    await streams.raise_epoch(redis, row.partition, row.epoch)
+    await streams.raise_epoch(nodes, row.partition, row.epoch)
     if not row.left_epoch:
         return 0  # somebody else has copied them
-    letters = await salvage(redis, store, row.partition, row.left_epoch, row.left_position)
+    letters = await salvage(nodes, store, row.partition, row.left_epoch, row.left_position)
     await store.mark_salvaged(row.partition, row.left_epoch)
     return letters

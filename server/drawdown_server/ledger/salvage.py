@@ -11,8 +11,7 @@ from drawdown_server.ledger import streams
 from drawdown_server.ledger.posting import dead_letter, read_event
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.ledger.store import LedgerStore
 
 SALVAGE_PAGE: Final = 500
@@ -21,7 +20,7 @@ SALVAGE_PAGE: Final = 500
 _log = structlog.get_logger(__name__)
 
 
-async def salvage(redis: Redis, store: LedgerStore, partition: int, epoch: int, position: str) -> int:
+async def salvage(nodes: Nodes, store: LedgerStore, partition: int, epoch: int, position: str) -> int:
     """Copy the events of an outbox after its recorded position; those that are there already stay as they are.
 
     Returns:
@@ -30,7 +29,7 @@ async def salvage(redis: Redis, store: LedgerStore, partition: int, epoch: int, 
     outbox = keys.outbox(partition, epoch)
     error = f"left behind in epoch {epoch}, whose state in Valkey was lost"
     copied = 0
-    while entries := await streams.range_after(redis, outbox, position, SALVAGE_PAGE):
+    while entries := await streams.range_after(nodes, outbox, position, SALVAGE_PAGE):
         copied += await store.create_dead_letters(
             [dead_letter(read_event(partition, epoch, stream_id, raw), error) for stream_id, raw in entries]
         )

@@ -2,11 +2,14 @@
 
 A process claims the Valkey that it is connected to before it serves from it, and renews the claim for as long as it can
 write there. The claim fails while another process has one on another Valkey.
+
+Of a cluster it claims every primary that it can write to. A claim fails while another process has one on a node that is
+no primary in this one's eyes: two processes that disagree on who is the primary of a partition do not both serve it.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,9 +17,22 @@ from drawdown_server.errors import ConfigurationError
 from drawdown_server.ledger.database import Database, affected
 from drawdown_server.ledger.queries import QUERIES
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 CLAIM_TTL_S: Final = 2.0
 """How long a claim outlives its last renewal. After Valkey was replaced under several servers, the first of them waits
 for at most this long; a server that stands still for longer may be taken for one that is gone."""
+
+
+def run_id_of(run_ids: Iterable[str]) -> str:
+    """The nodes of a store in one text: their run_ids, with + between them."""
+    return "+".join(sorted(run_ids))
+
+
+def run_ids_in(run_id: str) -> frozenset[str]:
+    """The nodes that ``run_id_of`` has put together; none of an empty text."""
+    return frozenset(run_id.split("+")) if run_id else frozenset()
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -25,7 +41,7 @@ class Claim(msgspec.Struct, frozen=True):
     server_id: str
     """Host, process and a random part."""
     run_id: str
-    """Of the Valkey that it is connected to; empty where INFO is not allowed."""
+    """Of the Valkey that it is connected to, of a cluster each primary (``run_id_of``); empty where it is not told."""
     expires_in_s: float
     """Unless it is renewed, which happens twice a second."""
 
@@ -37,19 +53,22 @@ class OtherStoreError(ConfigurationError):
 class ServerStore(Database):
     """Claims."""
 
-    async def claim_store(self, server_id: str, run_id: str) -> None:
+    async def claim_store(self, server_id: str, run_id: str, known: str | None = None) -> None:
         """Claim a Valkey for this process, which gives up what it claimed before.
 
         Args:
             server_id: Unique per process start.
-            run_id: Of the Valkey that it is connected to.
+            run_id: Of the Valkey that it is connected to; of a cluster those primaries that it can write to.
+            known: All primaries that the cluster has, as this process knows it; None: there are no others. Whoever
+                serves from one that is not among them serves from another cluster, or from a primary that is none any
+                more.
 
         Raises:
             OtherStoreError: Somebody serves from another one; this process now has no claim.
         """
         async with self._transaction() as connection:
             await connection.execute(QUERIES["installation_lock"])  # one claim at a time
-            other: str | None = await connection.fetchval(QUERIES["server_elsewhere"], server_id, run_id)
+            other: str | None = await connection.fetchval(QUERIES["server_elsewhere"], server_id, known or run_id)
             if other is None:
                 await connection.execute(QUERIES["server_set"], server_id, run_id, CLAIM_TTL_S)
                 await connection.execute(QUERIES["servers_forget"])
@@ -68,7 +87,7 @@ class ServerStore(Database):
         return [Claim(row["server_id"], row["run_id"], row["claim_s"]) for row in rows]
 
     async def renew_claim(self, server_id: str, run_id: str) -> bool:
-        """Renew a claim that has not run out. Returns whether it was there."""
+        """Renew a claim that has not run out, or what is left of it. Returns whether it was there."""
         async with self._connection() as connection:
             return affected(await connection.execute(QUERIES["server_renew"], server_id, run_id, CLAIM_TTL_S)) == 1
 

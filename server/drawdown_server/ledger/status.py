@@ -13,16 +13,14 @@ import msgspec
 
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
-from drawdown_server.holds.startup import unavailable
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.recovery import Action, examine_partitions
-from drawdown_server.ledger.servers import Claim
+from drawdown_server.ledger.servers import Claim, run_id_of, run_ids_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis.asyncio import Redis
-
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.ledger.recovery import Verdict
     from drawdown_server.ledger.store import LedgerStore
 
@@ -67,7 +65,7 @@ class Status(msgspec.Struct):
     problems: list[str] = msgspec.field(default_factory=list)
     """What is wrong, in words, each with its place."""
     run_id: str = ""
-    """What Valkey calls itself; empty where INFO is not allowed or nobody answered."""
+    """What Valkey calls itself, of a cluster each primary, with + between them; empty where nobody answered."""
     servers: list[Claim] = msgspec.field(default_factory=list)
     """The processes that serve or record, each with the Valkey that it is connected to."""
     waiting_events: int = 0
@@ -85,11 +83,11 @@ class Status(msgspec.Struct):
         self.problems.append(problem)
 
 
-async def read_status(redis: Redis, ledger: LedgerStore, *, partitions: int, backlog_limit: int) -> Status:
+async def read_status(nodes: Nodes, ledger: LedgerStore, *, partitions: int, backlog_limit: int) -> Status:
     """Look at everything once.
 
     Args:
-        redis: A client of the Valkey that should be served.
+        nodes: Of the store that should be served.
         ledger: Postgres.
         partitions: How many.
         backlog_limit: Events per partition past which new holds are refused; 0: never.
@@ -102,8 +100,8 @@ async def read_status(redis: Redis, ledger: LedgerStore, *, partitions: int, bac
     """
     status = Status(servers=await ledger.list_claims(), dead_letters=await ledger.count_dead_letters())
     try:
-        status.run_id = await _run_id(redis)
-        status.partitions = await _read_partitions(redis, ledger, range(partitions), backlog_limit)
+        status.run_id = run_id_of((await nodes.read_run_ids()).answered)
+        status.partitions = await _read_partitions(nodes, ledger, range(partitions), backlog_limit)
     except StoreUnavailableError as error:
         if error.metadata["store"] != "valkey":
             raise
@@ -114,24 +112,16 @@ async def read_status(redis: Redis, ledger: LedgerStore, *, partitions: int, bac
     return status
 
 
-async def _run_id(redis: Redis) -> str:
-    try:
-        info = await redis.info("server")
-    except Exception as error:
-        raise unavailable(error) from error
-    return str(info.get("run_id", ""))
-
-
 async def _read_partitions(
-    redis: Redis, ledger: LedgerStore, numbers: Sequence[int], backlog_limit: int
+    nodes: Nodes, ledger: LedgerStore, numbers: Sequence[int], backlog_limit: int
 ) -> list[PartitionStatus]:
-    verdicts = {verdict.partition: verdict for verdict in await examine_partitions(redis, ledger, numbers)}
+    verdicts = {verdict.partition: verdict for verdict in await examine_partitions(nodes, ledger, numbers)}
     for _ in range(LOOKS_MORE):
         doubtful = [number for number, verdict in verdicts.items() if verdict.action is not Action.SERVE]
         if doubtful:
-            again = await examine_partitions(redis, ledger, doubtful)
+            again = await examine_partitions(nodes, ledger, doubtful)
             verdicts.update((verdict.partition, verdict) for verdict in again)
-    waits = await _waits_s(redis, ledger, list(verdicts.values()))
+    waits = await _waits_s(nodes, ledger, list(verdicts.values()))
     leases = await _leases(ledger, len(verdicts))
     found = []
     for verdict in verdicts.values():
@@ -164,17 +154,20 @@ async def _leases(ledger: LedgerStore, count: int) -> dict[int, tuple[str, float
     return await ledger.list_leases()
 
 
-async def _waits_s(redis: Redis, ledger: LedgerStore, verdicts: Sequence[Verdict]) -> dict[int, float]:
+async def _waits_s(nodes: Nodes, ledger: LedgerStore, verdicts: Sequence[Verdict]) -> dict[int, float]:
     """How long the first event that is not recorded has waited, of partitions that have one."""
     positions = {row.partition: row.position for row in await ledger.read_partitions()}
     outboxes = {keys.outbox(v.partition, v.epoch): v.partition for v in verdicts if v.unrecorded > 0}
     if not outboxes:
         return {}
     wanted = {key: positions[partition] for key, partition in outboxes.items()}
-    found = await streams.read_streams(redis, wanted, count=1, block_ms=0)
-    now_ms = await streams.now_ms(redis)
+    found = await streams.read_streams(nodes, wanted, count=1, block_ms=0)
+    now_ms = await streams.clocks(nodes, outboxes.values())
     # At least a millisecond: one that came just now waits too.
-    return {outboxes[key]: max(1, now_ms - streams.id_key(entries[0][0])[0]) / 1000 for key, entries in found.items()}
+    return {
+        outboxes[key]: max(1, now_ms[outboxes[key]] - streams.id_key(entries[0][0])[0]) / 1000
+        for key, entries in found.items()
+    }
 
 
 def _problems(verdict: Verdict, events: int, waiting_s: float, flusher: str, backlog_limit: int) -> list[str]:
@@ -194,7 +187,8 @@ def _judge(status: Status) -> None:
     """Say what is wrong with the whole: each kind of problem once, however many partitions have it."""
     if not status.servers:
         status.add("no server runs, or none reaches both stores")
-    strangers = [one.server_id for one in status.servers if status.run_id and one.run_id not in ("", status.run_id)]
+    asked = run_ids_in(status.run_id)
+    strangers = [one.server_id for one in status.servers if asked and not run_ids_in(one.run_id) <= asked]
     if strangers:
         status.add(f"{', '.join(strangers)}: connected to another Valkey than the one that was asked")
     if status.dead_letters:

@@ -1,27 +1,35 @@
 """The outbox streams in Valkey, as the flusher and the recovery use them: the few commands, typed.
 
-One connection pool of redis-py, for one server. On a Cluster a multi-stream XREAD needs one reader per node, each
-with the partitions of that node; the functions below then get that node's client.
-The client must not decode replies, must not retry by itself, and its socket timeout must be longer than the block.
+A command of a cluster names keys of one slot, and each partition is in one of its own. So what is asked of many
+partitions is a command for each, those of one node in one pipeline. Only the long read of a single server names all
+streams at once and blocks; that of a cluster looks again and again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+import asyncio
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
-from redis.exceptions import ResponseError, WatchError
+from redis.exceptions import MovedError, ResponseError, WatchError
 
 from drawdown_server.holds import keys
+from drawdown_server.holds.nodes import Command
 from drawdown_server.holds.startup import unavailable
 from drawdown_server.ledger.events import FIELD
 from drawdown_server.ledger.rows import POSITION_START
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from redis.asyncio import Redis
-    from redis.asyncio.client import Pipeline
+
+    from drawdown_server.holds.nodes import Nodes
+
+LOOK_PAUSE_S: Final = 0.002
+"""Pause of a long read of a cluster that found nothing; doubles up to ``LOOK_PAUSE_MAX_S``."""
+LOOK_PAUSE_MAX_S: Final = 0.025
+"""How late an event may be seen after a quiet time. 40 looks a second at 64 empty outboxes."""
 
 StreamEntry: TypeAlias = tuple[str, bytes]
 """Stream id, value of the event's field."""
@@ -47,13 +55,22 @@ def id_key(stream_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
+class Reading(NamedTuple):
+    """What was read of streams."""
+
+    entries: dict[str, list[StreamEntry]]
+    """Stream key -> entries in order; only streams that have some."""
+    lost: dict[str, Exception]
+    """Stream key -> why it could not be read."""
+
+
 async def read_streams(
-    redis: Redis, positions: Mapping[str, str], *, count: int, block_ms: int
+    nodes: Nodes, positions: Mapping[str, str], *, count: int, block_ms: int
 ) -> dict[str, list[StreamEntry]]:
     """Entries after the given positions.
 
     Args:
-        redis: A client whose connection may block.
+        nodes: Of the store; the clients may block.
         positions: Stream key -> id after which to read.
         count: Most entries per stream.
         block_ms: Longest wait for the first entry; 0 = no wait.
@@ -61,103 +78,141 @@ async def read_streams(
     Returns:
         Stream key -> entries in order; only streams that have some.
     """
-    # redis-py's own callback would build a dict per entry and depends on the protocol version.
-    redis.set_response_callback("XREAD", _RawReply())
-    arguments: list[str | int] = ["COUNT", count]
+    found = await try_read_streams(nodes, positions, count=count, block_ms=block_ms)
+    for error in found.lost.values():
+        raise unavailable(error) from error
+    return found.entries
+
+
+async def try_read_streams(nodes: Nodes, positions: Mapping[str, str], *, count: int, block_ms: int) -> Reading:
+    """As ``read_streams``; a stream that cannot be read keeps nobody from reading the others."""
+    for client in nodes.clients:
+        # redis-py's own callback would build a dict per entry and depends on the protocol version.
+        client.set_response_callback("XREAD", _raw_reply)
+    if not nodes.is_cluster:
+        return await _read_at_once(nodes, positions, count=count, block_ms=block_ms)
+    loop = asyncio.get_running_loop()
+    until_s, pause_s = loop.time() + block_ms / 1000, LOOK_PAUSE_S
+    while True:
+        reading = await _read_each(nodes, positions, count)
+        left_s = until_s - loop.time()
+        if reading.entries or reading.lost or left_s <= 0:
+            return reading
+        await asyncio.sleep(min(pause_s, left_s))
+        pause_s = min(2 * pause_s, LOOK_PAUSE_MAX_S)
+
+
+async def _read_at_once(nodes: Nodes, positions: Mapping[str, str], *, count: int, block_ms: int) -> Reading:
+    """All streams with one command."""
+    words: list[str | int] = ["XREAD", "COUNT", count]
     if block_ms:
-        arguments += ["BLOCK", block_ms]
+        words += ["BLOCK", block_ms]
     try:
-        reply = await redis.execute_command(  # type: ignore[no-untyped-call]
-            "XREAD", *arguments, "STREAMS", *positions.keys(), *positions.values()
+        reply = await nodes.of(0).execute_command(  # type: ignore[no-untyped-call]
+            *words, "STREAMS", *positions.keys(), *positions.values()
         )
     except Exception as error:
         raise unavailable(error) from error
-    if not reply:
-        return {}
-    pairs = reply.items() if isinstance(reply, dict) else reply
-    return {name.decode(): [_entry(raw) for raw in entries] for name, entries in pairs}
+    return Reading(_entries(reply), {})
 
 
-async def range_after(redis: Redis, key: str, after: str, count: int) -> list[StreamEntry]:
+async def _read_each(nodes: Nodes, positions: Mapping[str, str], count: int) -> Reading:
+    """Each stream with its own command."""
+    replies = await nodes.run(
+        [
+            Command(keys.partition_in(key), ("XREAD", "COUNT", count, "STREAMS", key, position))
+            for key, position in positions.items()
+        ]
+    )
+    reading = Reading({}, {})
+    for key, reply in zip(positions, replies, strict=True):
+        if isinstance(reply, Exception):
+            reading.lost[key] = reply
+        else:
+            reading.entries.update(_entries(reply))
+    return reading
+
+
+async def range_after(nodes: Nodes, key: str, after: str, count: int) -> list[StreamEntry]:
     """Entries of one stream after an id."""
-    found = await read_streams(redis, {key: after}, count=count, block_ms=0)
+    found = await read_streams(nodes, {key: after}, count=count, block_ms=0)
     return found.get(key, [])
 
 
-async def trim(redis: Redis, positions: Mapping[str, str]) -> None:
+async def trim(nodes: Nodes, positions: Mapping[str, str]) -> None:
     """Drop the entries before each position.
 
     The entry at the position stays: it proves that this stream and Postgres have the same history (``recovery``), and
     tells the sweep how far Postgres is (``sweep.lua``).
     """
-    pipeline = redis.pipeline(transaction=False)
-    for key, position in positions.items():
-        pipeline.execute_command("XTRIM", key, "MINID", position)
-    await _replies(pipeline)
+    await _values(
+        nodes,
+        [Command(keys.partition_in(key), ("XTRIM", key, "MINID", position)) for key, position in positions.items()],
+    )
 
 
-async def _replies(pipeline: Pipeline) -> list[object]:
-    """The replies of a pipeline; the first error among them as it is, without redis-py's own words before it."""
-    try:
-        replies = cast("list[object]", await pipeline.execute(raise_on_error=False))
-    except Exception as error:
-        raise unavailable(error) from error
+async def _values(nodes: Nodes, commands: Sequence[Command]) -> list[object]:
+    """The replies to commands; the first error among them is raised as it is."""
+    replies = await nodes.run(commands)
     for reply in replies:
         if isinstance(reply, Exception):
-            raise unavailable(reply)
+            raise unavailable(reply) from reply
     return replies
 
 
-async def read_infos(redis: Redis, names: Sequence[str]) -> list[StreamInfo]:
+async def read_infos(nodes: Nodes, names: Sequence[str]) -> list[StreamInfo]:
     """XINFO STREAM of several streams."""
-    pipeline = redis.pipeline(transaction=False)
-    for name in names:
-        pipeline.xinfo_stream(name)
-    try:
-        replies = await pipeline.execute(raise_on_error=False)
-    except Exception as error:
-        raise unavailable(error) from error
+    replies = await nodes.run([Command(keys.partition_in(name), ("XINFO STREAM", name)) for name in names])
     infos = []
     for reply in replies:
         if isinstance(reply, ResponseError) and "no such key" in str(reply).lower():
             infos.append(StreamInfo())
         elif isinstance(reply, Exception):
-            raise unavailable(reply)
+            raise unavailable(reply) from reply
         else:
             infos.append(_info(cast("dict[bytes | str, object]", reply)))
     return infos
 
 
-async def now_ms(redis: Redis) -> int:
-    """The store's clock, which stream ids come from."""
+async def now_ms(client: Redis) -> int:
+    """The clock of a node, which the ids of its streams come from."""
     try:
-        seconds, microseconds = await redis.time()
+        seconds, microseconds = await client.time()
     except Exception as error:
         raise unavailable(error) from error
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-async def read_epochs(redis: Redis, partitions: Sequence[int]) -> list[int]:
+async def clocks(nodes: Nodes, partitions: Collection[int]) -> dict[int, int]:
+    """The clock that each partition goes by, in milliseconds: the nodes' own differ."""
+    by_client = {nodes.of(partition): 0 for partition in partitions}
+    for client in by_client:
+        by_client[client] = await now_ms(client)
+    return {partition: by_client[nodes.of(partition)] for partition in partitions}
+
+
+async def read_epochs(nodes: Nodes, partitions: Sequence[int]) -> list[int]:
     """The epoch in each partition's meta key; 0 = there is none."""
-    pipeline = redis.pipeline(transaction=False)
-    for partition in partitions:
-        pipeline.hget(keys.meta(partition), "epoch")
-    return [int(cast("bytes | None", value) or 0) for value in await _replies(pipeline)]
+    values = await _values(
+        nodes, [Command(partition, ("HGET", keys.meta(partition), "epoch")) for partition in partitions]
+    )
+    return [int(cast("bytes | None", value) or 0) for value in values]
 
 
-async def has_entries(redis: Redis, ids: Sequence[tuple[str, str]]) -> list[bool]:
+async def has_entries(nodes: Nodes, ids: Sequence[tuple[str, str]]) -> list[bool]:
     """Whether each (stream key, id) is there."""
-    pipeline = redis.pipeline(transaction=False)
-    for key, stream_id in ids:
-        pipeline.xrange(key, stream_id, stream_id, 1)
-    return [bool(found) for found in await _replies(pipeline)]
+    found = await _values(
+        nodes,
+        [Command(keys.partition_in(key), ("XRANGE", key, stream_id, stream_id, "COUNT", 1)) for key, stream_id in ids],
+    )
+    return [bool(entries) for entries in found]
 
 
-async def raise_epoch(redis: Redis, partition: int, epoch: int, *, beside: tuple[str, str] | None = None) -> int:
+async def raise_epoch(nodes: Nodes, partition: int, epoch: int, *, beside: tuple[str, str] | None = None) -> int:
     """Set the epoch in the partition's meta key, unless it is higher there.
 
     Args:
-        redis: A client.
+        nodes: Of the store.
         partition: Which one.
         epoch: The epoch.
         beside: Set it only where this (stream key, id) is, looked at in the same step as it is set.
@@ -168,7 +223,7 @@ async def raise_epoch(redis: Redis, partition: int, epoch: int, *, beside: tuple
     key = keys.meta(partition)
     try:
         while True:
-            async with redis.pipeline(transaction=True) as pipeline:
+            async with nodes.of(partition).pipeline(transaction=True) as pipeline:
                 await pipeline.watch(key, *([] if beside is None else [beside[0]]))
                 current = int(await pipeline.hget(key, "epoch") or 0)
                 if current >= epoch:
@@ -183,33 +238,39 @@ async def raise_epoch(redis: Redis, partition: int, epoch: int, *, beside: tuple
                     continue  # another server wrote it meanwhile: look again
                 return epoch
     except Exception as error:
+        if isinstance(error, MovedError):
+            await nodes.refresh()  # for whoever tries again
         raise unavailable(error) from error
 
 
-async def scan(redis: Redis, pattern: str, cursor: int, count: int) -> tuple[int, list[str]]:
-    """The next cursor (0: that was all) and the names that one SCAN found, looking at about ``count`` keys."""
+async def scan(client: Redis, pattern: str, cursor: int, count: int) -> tuple[int, list[str]]:
+    """The next cursor (0: that was all) and the names that one SCAN of a node found among about ``count`` keys."""
     try:
-        cursor, found = await redis.scan(cursor, match=pattern, count=count)
+        cursor, found = await client.scan(cursor, match=pattern, count=count)
     except Exception as error:
         raise unavailable(error) from error
     return int(cursor), [cast("bytes", name).decode() for name in found]
 
 
-async def unlink(redis: Redis, names: Sequence[str]) -> None:
+async def unlink(nodes: Nodes, names: Sequence[str]) -> None:
     """Delete keys; their memory is freed in the background."""
-    if not names:
-        return
-    try:
-        await redis.unlink(*names)
-    except Exception as error:
-        raise unavailable(error) from error
+    by_partition: dict[int, list[str]] = {}
+    for name in names:
+        by_partition.setdefault(keys.partition_in(name), []).append(name)
+    await _values(nodes, [Command(partition, ("UNLINK", *found)) for partition, found in by_partition.items()])
 
 
-class _RawReply:
+def _raw_reply(response: object, **_: object) -> object:
     """A response callback that leaves the reply as it is."""
+    return response
 
-    def __call__(self, response: Any, **kwargs: Any) -> Any:  # noqa: ANN401, ARG002 - redis-py's protocol
-        return response
+
+def _entries(reply: object) -> dict[str, list[StreamEntry]]:
+    """What XREAD answers, in either version of the protocol."""
+    if not reply:
+        return {}
+    pairs = reply.items() if isinstance(reply, dict) else cast("list[tuple[bytes, list[_RawEntry]]]", reply)
+    return {name.decode(): [_entry(raw) for raw in entries] for name, entries in pairs}
 
 
 def _entry(raw: _RawEntry) -> StreamEntry:

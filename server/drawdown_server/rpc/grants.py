@@ -66,13 +66,13 @@ class GrantService(pb_grpc.GrantServiceServicer):
     """Create, read, list, void, set the expiry.
 
     Args:
-        now_ms: The store's clock.
+        clock_of: The clock that a wallet of a tenant goes by.
     """
 
-    def __init__(self, admin: WalletAdmin, ledger: LedgerStore, now_ms: Callable[[], Awaitable[int]]) -> None:
+    def __init__(self, admin: WalletAdmin, ledger: LedgerStore, clock_of: Callable[[str, str], Awaitable[int]]) -> None:
         self._admin = admin
         self._ledger = ledger
-        self._now_ms = now_ms
+        self._clock_of = clock_of
 
     async def CreateGrant(  # noqa: N802  # gRPC's name
         self,
@@ -82,7 +82,8 @@ class GrantService(pb_grpc.GrantServiceServicer):
         """Put funds into a wallet."""
         checks, effective_ms, expire_ms = check_create_grant(request)
         tenant_id = current_tenant()
-        if expire_ms and expire_ms <= await self._now_ms() and not await self._exists(tenant_id, request):
+        is_past = expire_ms and expire_ms <= await self._clock_of(tenant_id, request.wallet_id)
+        if is_past and not await self._exists(tenant_id, request):
             checks.fail("expire_time", "must be in the future")
         checks.finish()
         row, balance, replayed = await self._admin.create_grant(

@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import AskError, RedisError
 
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.messages import EvictRequest
 from drawdown_server.holds.model import WalletHead
+from drawdown_server.holds.nodes import run_on
 from drawdown_server.holds.startup import unavailable
+from drawdown_server.ledger import streams
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.holds.store import HoldStore
     from drawdown_server.ledger.rows import RecordedWallet
     from drawdown_server.ledger.store import LedgerStore
@@ -49,18 +52,18 @@ class Evictor:
     """Evicts wallets to which nothing has happened for long.
 
     Args:
-        client: To look at keys with.
+        nodes: To look at keys with; each is walked through on its own, by its own clock and for its own memory.
         idle_s: For how long nothing has happened to them. A wallet stays for a minute at least, whatever this says.
         interval_ms: Pause between rounds.
     """
 
-    def __init__(self, client: Redis, holds: HoldStore, ledger: LedgerStore, *, idle_s: int, interval_ms: int) -> None:
-        self._client = client
+    def __init__(self, nodes: Nodes, holds: HoldStore, ledger: LedgerStore, *, idle_s: int, interval_ms: int) -> None:
+        self._nodes = nodes
         self._holds = holds
         self._ledger = ledger
         self._idle_s = idle_s
         self._interval_s = interval_ms / 1000
-        self._cursor = 0
+        self._cursors: dict[Redis, int] = {}
         self.evicted_total = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -88,42 +91,40 @@ class Evictor:
             StoreUnavailableError: A store did not answer.
             redis.exceptions.RedisError: The store does not allow what this needs (SCAN, HGET, INFO).
         """
-        is_short = await self._is_memory_short()
+        clients = self._nodes.clients
+        self._cursors = {client: self._cursors.get(client, 0) for client in clients}
+        return any([await self._walk(client) for client in clients])
+
+    async def _walk(self, client: Redis) -> bool:
+        """A round of one node."""
+        is_short = await _is_memory_short(client)
         idle_s = min(self._idle_s, PRESSURE_IDLE_S) if is_short else self._idle_s
-        until_ms, before = await self._holds.now_ms() - idle_s * 1000, self.evicted_total
+        until_ms, before = await streams.now_ms(client) - idle_s * 1000, self.evicted_total
         for _ in range(SCANS_PER_ROUND):
-            idle = await self._next_idle(until_ms)
+            idle = await self._next_idle(client, until_ms)
             if idle:
                 recorded = await self._ledger.recorded_wallets(idle)
                 await asyncio.gather(*(self._evict(wallet) for wallet in recorded))
-            if self._cursor == 0:  # that was all of them
+            if self._cursors[client] == 0:  # that was all of them
                 break
         evicted = self.evicted_total - before
         if evicted:
             log.info("evictor.evicted", wallets=evicted, idle_s=idle_s, memory_is_short=is_short)
         return is_short and evicted > 0
 
-    async def _is_memory_short(self) -> bool:
-        try:
-            memory = await self._client.info("memory")
-        except Exception as error:
-            raise unavailable(error) from error
-        return bool(memory["maxmemory"]) and memory["used_memory"] >= PRESSURE_SHARE * memory["maxmemory"]
-
-    async def _next_idle(self, until_ms: int) -> list[tuple[str, str]]:
+    async def _next_idle(self, client: Redis, until_ms: int) -> list[tuple[str, str]]:
         """(tenant, wallet) of the wallets among the next keys to which nothing has happened since."""
-        try:
-            self._cursor, found = await self._client.scan(self._cursor, match=keys.WALLETS_PATTERN, count=KEYS_PER_SCAN)
-            names = cast("list[bytes]", found)
-            pipeline = self._client.pipeline(transaction=False)
-            for name in names:
-                pipeline.hget(name.decode(), "head")
-            heads = cast("list[bytes | None]", await pipeline.execute()) if names else []
-        except Exception as error:
-            raise unavailable(error) from error
+        self._cursors[client], names = await streams.scan(
+            client, keys.WALLETS_PATTERN, self._cursors[client], KEYS_PER_SCAN
+        )
+        heads = await run_on(client, [("HGET", name, "head") for name in names])
         wallets = []
-        for name, head in zip(names, heads, strict=True):
-            wallet = keys.parse_wallet(name.decode())
+        for name, head in zip(names, cast("list[bytes | Exception | None]", heads), strict=True):
+            if isinstance(head, AskError):
+                continue  # its partition has just moved to another node
+            if isinstance(head, Exception):
+                raise unavailable(head) from head
+            wallet = keys.parse_wallet(name)
             # An older epoch's keys are not ours to judge: its numbers mean nothing any more.
             if wallet and head and _head.decode(head).changed_ms <= until_ms and self._is_current(wallet):
                 wallets.append((wallet.tenant_id, wallet.wallet_id))
@@ -143,3 +144,12 @@ class Evictor:
             )
         )
         self.evicted_total += reply.status == "OK"
+
+
+async def _is_memory_short(client: Redis) -> bool:
+    """Whether a node has little room left."""
+    try:
+        memory = await client.info("memory")
+    except Exception as error:
+        raise unavailable(error) from error
+    return bool(memory["maxmemory"]) and memory["used_memory"] >= PRESSURE_SHARE * memory["maxmemory"]

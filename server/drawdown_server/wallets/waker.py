@@ -7,7 +7,8 @@ always. It begins at the beginning when the server starts and whenever a partiti
 
 A position is never passed too early. What is live has its time in Valkey, also while Postgres is behind; and a wallet
 is evicted only when Postgres has everything and nothing is due, so what is due later is found when the walk gets there.
-All times are those of the store's clock.
+All times are those of the store's clock; of several nodes the one that is behind the others, so that none is passed too
+early.
 
 Every server walks: most of what a second one finds was done by the first and costs one script each.
 """
@@ -77,7 +78,7 @@ class Waker:
             # What was live, and knew its times, may be gone: begin again.
             self._epochs = self._holds.epochs
             self._positions = dict.fromkeys(KINDS, DUE_START)
-        now_ms = await self._holds.now_ms()
+        now_ms = await self._holds.earliest_ms()
         pages = [await self._walk(kind, now_ms) for kind in KINDS]
         return max(pages) == GRANTS_PER_PAGE
 

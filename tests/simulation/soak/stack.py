@@ -13,6 +13,7 @@ from drawdown_server.config import new_token_key
 from drawdown_server.dev.postgres import PostgresProcess
 from drawdown_server.dev.process import free_port
 from drawdown_server.dev.valkey import ValkeyProcess
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.ledger.database import open_pool
 from drawdown_server.ledger.migrations import migrate
 from drawdown_server.ledger.recovery import examine_partitions
@@ -190,7 +191,7 @@ class Stack:
     async def unrecorded(self, redis: Redis) -> int:
         """Events in the outboxes that Postgres has not recorded."""
         async with open_pool(self.config) as pool:
-            verdicts = await examine_partitions(redis, LedgerStore(pool), range(self.config.partitions))
+            verdicts = await examine_partitions(OneNode(redis), LedgerStore(pool), range(self.config.partitions))
         return sum(verdict.unrecorded for verdict in verdicts)
 
     async def kill(self, what: str, target: int) -> None:

@@ -372,9 +372,9 @@ WHERE left_epochs.partition = s.partition AND left_epochs.epoch = s.epoch
 SELECT partition_count FROM installation FOR UPDATE
 
 -- server_elsewhere --
--- Somebody who serves from another Valkey.
+-- Somebody who serves from another Valkey, or from a node that is not among these ($2, with + between them).
 SELECT server_id FROM servers
-WHERE server_id <> $1 AND run_id <> $2 AND expire_time > now()
+WHERE server_id <> $1 AND NOT string_to_array(run_id, '+') <@ string_to_array($2, '+') AND expire_time > now()
 ORDER BY server_id LIMIT 1
 
 -- server_set --
@@ -382,8 +382,9 @@ INSERT INTO servers (server_id, run_id, expire_time) VALUES ($1, $2, now() + mak
 ON CONFLICT (server_id) DO UPDATE SET run_id = EXCLUDED.run_id, expire_time = EXCLUDED.expire_time
 
 -- server_renew --
-UPDATE servers SET expire_time = now() + make_interval(secs => $3::float8)
-WHERE server_id = $1 AND run_id = $2 AND expire_time > now()
+-- All of what was claimed, or a part of it ($2): of a cluster, nodes that no longer answer are given up.
+UPDATE servers SET run_id = $2, expire_time = now() + make_interval(secs => $3::float8)
+WHERE server_id = $1 AND string_to_array($2, '+') <@ string_to_array(run_id, '+') AND expire_time > now()
 
 -- server_remove --
 DELETE FROM servers WHERE server_id = $1
@@ -409,7 +410,10 @@ SET lease_token = CASE WHEN lease_owner = $1 THEN lease_token ELSE lease_token +
     lease_owner = $1,
     lease_expire_time = now() + make_interval(secs => $2::float8)
 WHERE (lease_owner = $1 OR lease_owner = '' OR lease_expire_time < now()) AND NOT partition = ANY ($4::integer[])
-    AND ($3::text = '' OR NOT EXISTS (SELECT 1 FROM servers s WHERE s.run_id <> $3 AND s.expire_time > now()))
+    AND ($3::text = '' OR NOT EXISTS (
+        SELECT 1 FROM servers s
+        WHERE NOT string_to_array(s.run_id, '+') <@ string_to_array($3, '+') AND s.expire_time > now()
+    ))
 RETURNING partition, epoch, position, lease_token
 
 -- flush_end_stuck --
