@@ -51,9 +51,13 @@ class Config(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="DRAWDOWN_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    valkey_url: Annotated[str, Field(description="redis:// rediss:// or unix:// URL of Valkey >= 8 or Redis >= 7")] = (
-        "redis://127.0.0.1:6379/0"
-    )
+    valkey_url: Annotated[
+        str,
+        Field(
+            description="redis:// rediss:// or unix:// URL of Valkey >= 8 or Redis >= 7; of a Cluster, with the "
+            "addresses of some nodes: redis://a:6379,b:6379/0"
+        ),
+    ] = "redis://127.0.0.1:6379/0"
     postgres_url: Annotated[str, Field(description="postgresql:// URL of the ledger's database")] = (
         "postgresql://127.0.0.1:5432/drawdown"
     )

@@ -6,7 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from drawdown_server.errors import ErrorReason, StoreUnavailableError
-from drawdown_server.holds.socket import FunctionMissingError, domain_error, pack
+from drawdown_server.holds.address import Address
+from drawdown_server.holds.socket import FunctionMissingError, RedirectError, domain_error, pack
 
 REFUSED = [
     "OOM allow-oom flag is not set on the script, can not run it when used memory > 'maxmemory'",
@@ -17,7 +18,7 @@ REFUSED = [
     "NOREPLICAS Not enough good replicas to write.",
     "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
     "CLUSTERDOWN The cluster is down",
-    "TRYAGAIN Multiple keys request during rehashing of slot",
+    "TRYAGAIN the wallet is in format 3, this server reads 2",
     "ERR Error running script (call to authorize_abc): @user_function:1: Script killed by user with FUNCTION KILL.",
 ]
 BUGS = [
@@ -50,6 +51,25 @@ def test_a_lost_function_is_its_own_error(text: str) -> None:
     error = domain_error(text)
     assert isinstance(error, FunctionMissingError)
     assert isinstance(error, StoreUnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "asks"),
+    [
+        ("MOVED 3999 10.0.0.7:6381", Address("10.0.0.7", 6381), False),
+        ("MOVED 3999 fd00::7:6381", Address("fd00::7", 6381), False),
+        ("ASK 3999 node-7.example.org:6381", Address("node-7.example.org", 6381), True),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", None, False),
+        ("MOVED 3999 :", None, False),
+    ],
+)
+def test_a_node_that_does_not_have_the_partition_says_where_it_is(
+    text: str, address: Address | None, asks: bool
+) -> None:
+    error = domain_error(text)
+    assert isinstance(error, RedirectError)
+    assert isinstance(error, StoreUnavailableError)
+    assert (error.address, error.asks, error.message) == (address, asks, "valkey cannot take this call now")
 
 
 def test_a_command_on_the_wire() -> None:

@@ -22,9 +22,11 @@ class Address(NamedTuple):
 
 
 def split_url(url: str) -> list[str]:
-    """A URL for each host that is named; a unix socket has none, and is one URL."""
+    """A URL for each host that is named; one with a single host, or with a unix socket, stays as it is."""
     parts = urlsplit(url)
     user, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return [url]
     return [urlunsplit(parts._replace(netloc=f"{user}{at}{host}")) for host in hosts.split(",")]
 
 

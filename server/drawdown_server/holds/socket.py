@@ -34,10 +34,11 @@ UNAVAILABLE_PREFIXES: Final = (
     "NOREPLICAS",
     "MASTERDOWN",
     "CLUSTERDOWN",
+    "TRYAGAIN",
 )
 """Errors that a store in trouble answers before it runs a script: the call had no effect and may be sent again."""
-REDIRECT_PREFIXES: Final = ("MOVED ", "ASK ", "TRYAGAIN")
-"""Refusals of a node of a cluster that does not have all keys of the command, now."""
+REDIRECT_PREFIXES: Final = ("MOVED ", "ASK ", "TRYAGAIN Multiple keys")
+"""Refusals of a node of a cluster that does not have all keys of the command, now. (Our scripts say TRYAGAIN too.)"""
 KILLED: Final = "killed by user"
 """In the error of a script that FUNCTION KILL ended. Redis kills none that has written: it had no effect either."""
 
@@ -198,6 +199,5 @@ def _redirect(text: str) -> RedirectError:
         if kind != "TRYAGAIN":
             return RedirectError(parse_address(place[1]), asks=kind == "ASK")
     except (IndexError, ValueError):
-        pass  # it names no address: its host is not known yet
-    log.warning("valkey.refused", error=text)
+        log.warning("valkey.refused", error=text)  # it names no address: its host is not known yet
     return RedirectError(None, asks=False)

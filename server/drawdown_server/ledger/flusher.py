@@ -32,7 +32,6 @@ import structlog
 
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
-from drawdown_server.holds.startup import unavailable
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.lanes import before_newer, lanes
 from drawdown_server.ledger.posting import read_event
@@ -181,10 +180,9 @@ class Flusher:
             await self._record_lanes(events)
             if events:
                 await self._trim({event.partition for event in events})
+            await self._give_back(lost, LOST_S)
             if newer:
                 await self._leave(newer)
-            if lost:
-                await self._give_back(lost, LOST_S)
         except BaseException:
             self._forget()
             raise
@@ -268,8 +266,7 @@ class Flusher:
                 position=row.position,
                 hint=POSTGRES_IS_OLD,
             )
-        if gaps:
-            await self._give_back([row.partition for row in gaps], LEFT_S)
+        await self._give_back([row.partition for row in gaps], LEFT_S)
 
     async def _find_gaps(self, rows: Sequence[LeaseRow]) -> list[LeaseRow]:
         """Look at each node on its own: one of several that does not answer costs its own partitions alone."""
@@ -290,7 +287,8 @@ class Flusher:
         for partition in partitions:
             self._left_until[partition] = time.monotonic() + seconds
             del self._leases[partition], self._positions[partition]
-        await self._store.release_leases(self._owner, partitions)
+        if partitions:
+            await self._store.release_leases(self._owner, partitions)
 
     async def _read(self, block_ms: int) -> tuple[list[OutboxEvent], list[int]]:
         """What is in the outboxes, about ``batch_max`` events, and the partitions whose node did not answer."""
@@ -304,9 +302,6 @@ class Flusher:
             block_ms=max(1, min(block_ms, until_renewal_ms)) if block_ms else 0,
         )
         self._count.adapt([len(entries) for entries in found.values()])
-        for error in lost.values():
-            if (failure := unavailable(error)) is error:  # a mistake of ours
-                raise failure
         if lost:
             _log.warning("flusher_node_lost", owner=self._owner, partitions=len(lost))
         events = [
@@ -327,8 +322,7 @@ class Flusher:
                 stream_id=event.stream_id,
                 error=event.error,
             )
-            self._left_until[event.partition] = time.monotonic() + LEFT_S
-        await self._store.release_leases(self._owner, [event.partition for event in newer])
+        await self._give_back([event.partition for event in newer], LEFT_S)
         self._forget()
 
     async def _record_lanes(self, events: Sequence[OutboxEvent]) -> None:

@@ -80,7 +80,7 @@ async def read_streams(
     """
     found = await try_read_streams(nodes, positions, count=count, block_ms=block_ms)
     for error in found.lost.values():
-        raise unavailable(error) from error
+        raise error
     return found.entries
 
 
@@ -127,7 +127,9 @@ async def _read_each(nodes: Nodes, positions: Mapping[str, str], count: int) -> 
     reading = Reading({}, {})
     for key, reply in zip(positions, replies, strict=True):
         if isinstance(reply, Exception):
-            reading.lost[key] = reply
+            reading.lost[key] = unavailable(reply)
+            if reading.lost[key] is reply:
+                raise reply  # no store in trouble: a mistake of ours
         else:
             reading.entries.update(_entries(reply))
     return reading
