@@ -106,7 +106,7 @@ def _variable(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError("must be name=value")
-    return f"DRAWDOWN_{name.upper()}", value
+    return name if name.isupper() else f"DRAWDOWN_{name.upper()}", value
 
 
 def _rounds(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
@@ -131,7 +131,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--other", type=Path, help="a checkout with an environment of its own; default: this one")
     parser.add_argument(
-        "--set", type=_variable, action="append", default=[], help="a setting of the other, name=value; may be repeated"
+        "--set",
+        type=_variable,
+        action="append",
+        default=[],
+        help="a setting of the other, or NAME=value of its environment; may be repeated",
     )
     parser.add_argument("--mode", default="unary", help="unary, session, or batch:32")
     parser.add_argument("--concurrency", type=int, default=32)
