@@ -39,6 +39,8 @@ UNAVAILABLE_PREFIXES: Final = (
 """Errors that a store in trouble answers before it runs a script: the call had no effect and may be sent again."""
 REDIRECT_PREFIXES: Final = ("MOVED ", "ASK ", "TRYAGAIN Multiple keys")
 """Refusals of a node of a cluster that does not have all keys of the command, now. (Our scripts say TRYAGAIN too.)"""
+WRITTEN_TOGETHER_MAX: Final = 8
+"""Commands in one write. A Batch makes dozens in one round: the store runs the first while the last are still made."""
 KILLED: Final = "killed by user"
 """In the error of a script that FUNCTION KILL ended. Redis kills none that has written: it had no effect either."""
 
@@ -101,8 +103,8 @@ class Socket(asyncio.Protocol):
     def send(self, command: Command, packed: bytes, room: asyncio.Semaphore) -> asyncio.Future[Reply]:
         """Write a packed command; its reply arrives in the future, and the room is given back, whoever still waits.
 
-        A command that finds none in flight is written at once. Those that come while others are, wait for the end of
-        this round of the loop and are written together: the store reads, runs and syncs them together.
+        A command that finds none in flight is written at once. Those that come while others are wait for the end of
+        this round of the loop, or for so many, and are written together: the store reads, runs and syncs them together.
         """
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self.transport is None or self.closed.done():
@@ -116,10 +118,12 @@ class Socket(asyncio.Protocol):
             if not self._unsent:
                 self._loop.call_soon(self._write_unsent)
             self._unsent.append(packed)
+            if len(self._unsent) == WRITTEN_TOGETHER_MAX:
+                self._write_unsent()
         return future
 
     def _write_unsent(self) -> None:
-        if self.transport is not None and not self.closed.done():
+        if self._unsent and self.transport is not None and not self.closed.done():
             self.transport.write(b"".join(self._unsent))
         self._unsent.clear()
 
