@@ -115,10 +115,8 @@ class AuthorizationService(pb_grpc.AuthorizationServiceServicer):
         ttl_ms = check_authorize(request, self._limits.ttl_default_ms)
         tenant_id = current_tenant()
         labels = labels_text(request.labels)
-        ways = [
-            await self._amounts(tenant_id, amounts, request.overage_policy)
-            for amounts in (request.amounts, *(way.amounts for way in request.alternatives))
-        ]
+        ways = [await self._amounts(tenant_id, request.amounts, request.overage_policy)]
+        ways += [await self._amounts(tenant_id, way.amounts, request.overage_policy) for way in request.alternatives]
         command = AuthorizeRequest(
             tenant_id=tenant_id,
             wallet_id=request.wallet_id,

@@ -108,6 +108,8 @@ class Checks:
 
     def unique_ids(self, field: str, values: Sequence[str], *, most: int) -> None:
         """At most ``most`` ids, each once."""
+        if not values:
+            return
         if len(values) > most:
             self.fail(field, f"must have at most {most} entries")
         for i, value in enumerate(values[:most]):
