@@ -33,35 +33,37 @@ WARM_UP = 0.3
 """Of the calls, in a round that does not count."""
 
 
-async def measure(directory: Path, options: argparse.Namespace) -> Samples:
-    """Start everything, then round after round."""
+async def measure(directory: Path, options: argparse.Namespace) -> tuple[Samples, dict[str, str]]:
+    """Start everything, then round after round; what was measured, and why some rows were not."""
     samples = Samples()
     async with open_stack(directory) as stack:
         rows = [row for row in all_rows(stack, Generator(directory)) if re.search(options.rows, row.name)]
         if not rows:
             raise SystemExit(f"no row matches {options.rows!r}")
         rounds = Rounds(options.calls)
-        for row in rows:
-            await rounds.measure(row, share=WARM_UP)
+        await rounds.one(rows, share=WARM_UP)
         for number in range(options.rounds):
             sys.stderr.write(f"round {number + 1} of {options.rounds}\n")
-            samples.rounds.append({row.name: await rounds.measure(row) for row in rows})
-    return samples
+            samples.rounds.append(await rounds.one(rows))
+    samples.leave_out(rounds.failed)
+    return samples, rounds.failed
 
 
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=6_000, help="of one run of the usual row")
+    parser.add_argument("--calls", type=int, default=5_000, help="of one run of the usual row")
     parser.add_argument("--rows", default="", metavar="REGEX", help="only those whose name matches; default: all")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="everything that was measured goes there")
     options = parser.parse_args()
     configure_logs("WARNING", "json")  # of the flusher in this process
     with tempfile.TemporaryDirectory(prefix="drawdown-bench-") as directory:
-        samples = uvloop.run(measure(Path(directory), options))
+        samples, failed = uvloop.run(measure(Path(directory), options))
     sys.stdout.write(f"\n{as_text(samples)}")
     options.json.write_text(f"{as_json(samples)}\n", encoding="utf-8")
+    if failed:
+        raise SystemExit("\n".join(f"left out: {row}: {reason}" for row, reason in failed.items()))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
 import sys
 
-from bench.load.generator import Result
+from bench.load.generator import Calls, Result
 from bench.table.counters import cpu_s, process, read_all, used
 from bench.table.goals import GOALS, verdicts
 from bench.table.report import as_json, as_text
+from bench.table.rounds import Rounds
+from bench.table.rows import Found, Row
 from bench.table.samples import Sample, Samples, Spread, busy
 
 BARE = Result.of_calls(1_000, 1_000, 1.0)
@@ -55,6 +58,46 @@ def test_goals_whose_rows_were_not_measured_are_left_out() -> None:
     assert verdicts(rounds()) == []
     everything = {row: sample(wallet_bytes=2_000, hold_bytes=1, oldest_ms=5) for goal in GOALS for row in goal.rows}
     assert len(verdicts(rounds(everything))) == len(GOALS)
+
+
+async def test_a_row_that_fails_is_left_out_of_all_rounds_and_named() -> None:
+    attempts = 0
+
+    async def works(_: Calls) -> Found:
+        return Found(BARE, {"some": 1})
+
+    async def fails(_: Calls) -> Found:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1:
+            raise RuntimeError("3 of 10 calls were not answered as they should be")
+        return Found(BARE)
+
+    rows = [Row("works", works), Row("fails", fails)]
+    measured, measuring = Samples(), Rounds(100)
+    for _ in range(3):
+        measured.rounds.append(await measuring.one(rows))
+    measured.leave_out(measuring.failed)
+    assert measured.rows == ["works"]
+    assert [dict(each["works"].used) for each in measured.rounds] == [{"some": 1}] * 3
+    assert measuring.failed == {"fails": "3 of 10 calls were not answered as they should be"}
+    assert attempts == 2
+
+
+async def test_no_two_runs_have_a_call_in_common_and_a_batch_has_whole_messages() -> None:
+    seen: list[Calls] = []
+
+    async def run(calls: Calls) -> Found:
+        seen.append(calls)
+        return Found(None)
+
+    measuring = Rounds(1_000)
+    await measuring.one([Row("usual", run), Row("alone", run, concurrency=1), Row("batch", run, times=2, batch=32)])
+    await measuring.one([Row("commit", run, before=run)])
+    assert [calls.count for calls in seen] == [1_000, 250, 62 * 32, 1_000, 1_000]
+    ranges = [(calls.first, calls.first + calls.count) for calls in seen]
+    assert ranges[3] == ranges[4]  # what is committed was authorized before
+    assert all(end == first for (_, end), (first, _) in itertools.pairwise(ranges[:4]))
 
 
 def test_figures_have_goals_too() -> None:

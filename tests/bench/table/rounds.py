@@ -26,6 +26,19 @@ class Rounds:
     def __init__(self, calls: int) -> None:
         self._calls = calls
         self._number = 0
+        self.failed: dict[str, str] = {}
+        """Why, by row."""
+
+    async def one(self, rows: list[Row], share: float = 1.0) -> dict[str, Sample]:
+        """A sample of each row. One that fails is not tried again: the others are worth their minutes all the same."""
+        samples = {}
+        for row in rows:
+            if row.name not in self.failed:
+                try:
+                    samples[row.name] = await self.measure(row, share)
+                except (RuntimeError, TimeoutError) as error:
+                    self.failed[row.name] = str(error) or "timed out"
+        return samples
 
     async def measure(self, row: Row, share: float = 1.0) -> Sample:
         """One sample of a row, with a share of the calls."""

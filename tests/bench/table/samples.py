@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -81,6 +81,11 @@ class Samples:
     def rows(self) -> list[str]:
         """Their names, in the order of the rounds."""
         return list(self.rounds[0]) if self.rounds else []
+
+    def leave_out(self, rows: Iterable[str]) -> None:
+        """Forget rows: those that have no sample in some round."""
+        dropped = set(rows)
+        self.rounds = [{row: sample for row, sample in each.items() if row not in dropped} for each in self.rounds]
 
     def spread(self, value: Callable[[Round], float]) -> Spread:
         """Of a number of each round: what a busy machine does to all rows of a round, a ratio of two does not show."""
