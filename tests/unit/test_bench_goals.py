@@ -15,7 +15,7 @@ from bench.table.goals import GOALS, verdicts
 from bench.table.report import as_json, as_text
 from bench.table.rounds import Rounds
 from bench.table.rows import Found, Row
-from bench.table.samples import Sample, Samples, Spread, busy
+from bench.table.samples import CORES, Sample, Samples, Spread, busy
 
 BARE = Result.of_calls(1_000, 1_000, 1.0)
 
@@ -112,7 +112,8 @@ def test_the_oldest_event_is_told_with_the_rate_that_was_reached() -> None:
 
 def test_what_limits_a_row_is_the_busiest_process_if_it_was_busy_enough() -> None:
     assert sample(server_cpu_s=0.9, store_cpu_s=0.95).limit == "store"
-    assert sample(server_cpu_s=0.8, store_cpu_s=0.1).limit == "-"
+    assert Sample(None, busy={f"worker {number}": 0.84 for number in range(CORES)}).limit == "-"
+    assert Sample(None, busy={f"worker {number}": 0.84 for number in range(CORES + 1)}).limit == "cores"
     assert Sample(None).limit == "-"
 
 

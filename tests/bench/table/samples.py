@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 BUSY: Final = 0.85
 """Of a core: a process that is this busy is what limits the row."""
+CORES: Final = os.cpu_count() or 1
 CPU: Final = "_cpu_s"
 
 
@@ -37,9 +39,11 @@ class Sample:
 
     @property
     def limit(self) -> str:
-        """What was busy all the time; ``-``: nothing was."""
+        """The process that was busy all the time, or all cores together; ``-``: nothing was."""
         side = max(self.busy, key=lambda name: self.busy[name], default="-")
-        return side if self.busy.get(side, 0.0) >= BUSY else "-"
+        if self.busy.get(side, 0.0) >= BUSY:
+            return side
+        return "cores" if sum(self.busy.values()) >= BUSY * CORES else "-"
 
     def us_per_call(self, process: str) -> float:
         """Microseconds of a process per call; 0 if the row does not use it."""
