@@ -10,8 +10,9 @@ import pytest
 from drawdown.v1 import asset_service_pb2 as asset_pb
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import types_pb2
+from drawdown_server.ledger import database
 from faults.mutations import CARRIERS, MUTATIONS, STORES_NOTHING, WITHOUT_A_WALLET, anonymous, methods, prepared, story
-from integration.server import authorize_request, duration, run_server
+from integration.server import DEADLINE_S, authorize_request, duration, run_server
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -23,6 +24,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 COPIES = 100
 READS = ("Get", "List")
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred wait for eight connections to Postgres: on a loaded machine for longer than a caller should."""
+    monkeypatch.setattr(database, "ACQUIRE_TIMEOUT_S", DEADLINE_S)
 
 
 async def answers(servers: tuple[Rpc, Rpc], request: Message) -> list[Any]:

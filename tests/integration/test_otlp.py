@@ -15,7 +15,7 @@ from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown_server.errors import ConfigurationError
 from drawdown_server.telemetry.metrics import CALL_BOUNDS_S, Metrics
 from integration.collector import Collector, attributes, run_collector
-from integration.server import Rpc, Server, authorize_request, run_server, until
+from integration.server import DEADLINE_S, Rpc, Server, authorize_request, run_server, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,7 +56,9 @@ class Gateway:
 
     async def authorize(self, request: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
         metadata = (("traceparent", self.traceparent), ("tracestate", "vendor=1"))
-        response: pb.AuthorizeResponse = await self._rpc.method("Authorize")(request, metadata=metadata, timeout=15)
+        response: pb.AuthorizeResponse = await self._rpc.method("Authorize")(
+            request, metadata=metadata, timeout=DEADLINE_S
+        )
         return response
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from drawdown.v1 import authorization_service_pb2 as pb
-from integration.server import authorize_request
+from integration.server import DEADLINE_S, authorize_request
 
 if TYPE_CHECKING:
     from integration.server import Server
@@ -25,7 +25,7 @@ async def test_64_callers_of_a_balance_of_10_get_exactly_10_every_time(server: S
     wallets = [await server.wallet(USD=FUNDS) for _ in range(ROUNDS)]
     for wallet in wallets:
         replies = await asyncio.gather(
-            *(authorize(authorize_request(wallet, f"h{n}", USD=1), timeout=15) for n in range(CALLERS))
+            *(authorize(authorize_request(wallet, f"h{n}", USD=1), timeout=DEADLINE_S) for n in range(CALLERS))
         )
         approved = [reply.hold.hold_id for reply in replies if reply.decision == pb.DECISION_APPROVED]
         assert len(approved) == len(set(approved)) == FUNDS

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
-from integration.server import Server, run_server
+from integration.server import DEADLINE_S, Server, run_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,7 +80,7 @@ async def test_nothing_else_of_a_request_gets_into_the_log(config: Config) -> No
             request = pb.CommitRequest(wallet_id=wallet, hold_id="h", hold_token=secret.encode())
             metadata = (("authorization", f"Bearer {secret}"), ("x-api-key", secret))
             try:
-                await server.method("Commit")(request, metadata=metadata, timeout=15)
+                await server.method("Commit")(request, metadata=metadata, timeout=DEADLINE_S)
             except Exception as error:  # whether it is accepted is not this test's matter
                 assert secret not in str(error)
             await server.authorize(wallet, "h3", USD=1)

@@ -183,7 +183,9 @@ async def test_a_tag_in_use_ends_the_stream_and_names_the_field(server: Server, 
 
 
 async def test_bytes_that_are_no_message_end_the_stream(server: Server) -> None:
-    stream = server.channel.stream_stream("/drawdown.v1.AuthorizationService/Session")(iter([b"\xff"]), timeout=15)
+    stream = server.channel.stream_stream("/drawdown.v1.AuthorizationService/Session")(
+        iter([b"\xff"]), timeout=DEADLINE_S
+    )
     failure = await failure_of(stream.read())
     assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("request",))
 
