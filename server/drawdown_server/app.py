@@ -93,13 +93,15 @@ async def open_stores(config: Config, metrics: Metrics | None = None) -> AsyncIt
         holds.on_missing_library(lambda: load_on_all(nodes, library))
 
         async def verify(partitions: Collection[int] | None = None) -> None:
-            await presence.claim()  # and leave what was connected before
+            # And leave what was connected before. After a failover of a cluster others give the old primary up with
+            # their next beat: to wait for that is no news.
+            await (presence.claim_patiently() if nodes.is_cluster else presence.claim())
             await check_nodes(nodes, library, partitions)
             await holds.learn_epochs(partitions)
 
         connection.on_reconnect(verify)
         # After the connection: a Valkey that is replaced from here on is noticed by it, and verified anew.
-        await presence.claim_first()
+        await presence.claim_patiently()
         await holds.learn_epochs()
         confirmations = await opened.enter_async_context(aclosing(Confirmations(ledger)))
         async with running(presence.run(connection, holds.learn_epochs), name="presence"):

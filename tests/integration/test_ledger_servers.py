@@ -98,7 +98,7 @@ async def test_a_presence_renews_its_claim_until_it_ends(
 ) -> None:
     monkeypatch.setattr(servers, "CLAIM_TTL_S", 60.0)
     presence = Presence(OneNode(redis), store, "me")
-    await presence.claim_first()
+    await presence.claim_patiently()
     async with open_connection(valkey_url, timeout_ms=2_000, in_flight_max=10) as connection:
         running = asyncio.create_task(presence.run(connection, nothing))
         before = await expiry(store, "me")
@@ -116,7 +116,7 @@ async def test_a_presence_that_slept_while_another_valkey_took_over_distrusts_it
     store: LedgerStore, redis: Redis, valkey_url: str
 ) -> None:
     presence = Presence(OneNode(redis), store, "sleeper")
-    await presence.claim_first()
+    await presence.claim_patiently()
     verified = asyncio.Event()
 
     async def verify() -> None:

@@ -71,7 +71,7 @@ async def run_rebuild(
             return 1
         presence = Presence(opened.nodes, opened.ledger, process_name())
         try:
-            await presence.claim_first()
+            await presence.claim_patiently()
             letters = 0
             with progress("rebuilding partitions", len(chosen)) as advance:
                 for partition in chosen:

@@ -91,12 +91,20 @@ def _summary(status: Status) -> list[str]:
         waiting += f", the oldest for {status.waiting_s:.3f} s"
     return [
         f"servers       {', '.join(one.server_id for one in status.servers) or 'none'}",
-        f"valkey        run id {status.run_id or 'unknown'}",
+        f"valkey        {_valkey(status)}",
         f"partitions    {len(status.partitions)}, {_range('epoch', epochs)}",
         f"recorded by   {', '.join(f'{name} ({count})' for name, count in sorted(flushers.items())) or 'nobody'}",
         f"waiting       {waiting}",
         f"dead letters  {status.dead_letters}",
     ]
+
+
+def _valkey(status: Status) -> str:
+    nodes = {one.node for one in status.partitions if one.node}
+    if nodes:
+        primaries = "primary" if len(nodes) == 1 else "primaries"
+        return f"cluster, {len(nodes)} {primaries} with partitions: {', '.join(sorted(nodes))}"
+    return f"run id {status.run_id or 'unknown'}"
 
 
 def _range(noun: str, values: Sequence[int]) -> str:

@@ -87,6 +87,7 @@ class ClusterConnection:
             raise
         self._adopt()
         self._nodes.homes.on_change.append(self._adopt)
+        self._nodes.homes.is_lost = self._is_lost
         self._looking = asyncio.create_task(self._keep_looking(), name="valkey-cluster")
 
     async def close(self) -> None:
@@ -234,6 +235,11 @@ class ClusterConnection:
         self._home_of = [self._connections[address] for address in homes.of]
         for address in self._connections.keys() - set(homes.primaries):
             self._spawn(self._connections.pop(address))
+
+    def _is_lost(self, address: Address) -> bool:
+        """Whether a primary is neither connected nor being verified."""
+        connection = self._connections.get(address)
+        return connection is not None and not (connection.is_up or connection.run_id_in_question)
 
     def _spawn(self, leaving: PipelinedConnection) -> None:
         task = asyncio.create_task(leaving.close(), name="valkey-leave")

@@ -57,6 +57,8 @@ class Homes:
         """What each primary called itself last."""
         self.on_change: list[Callable[[], None]] = []
         """Called after it was learned anew."""
+        self.is_lost: Callable[[Address], bool] = lambda _: False
+        """Whether a primary is known not to answer: nobody then waits for it to find out again."""
 
     @property
     def primaries(self) -> list[Address]:
@@ -120,6 +122,10 @@ class ClusterNodes(Nodes):
         """The client of the primary that has a partition."""
         return self._client(self.homes.of[partition])
 
+    def place(self, partition: int) -> str:
+        """As ``Nodes.place``."""
+        return str(self.homes.of[partition])
+
     async def run(self, commands: Sequence[Command]) -> list[object]:
         """As ``Nodes.run``; what a node refused because it does not have the partition is sent to the one that has."""
         replies: list[object] = [None] * len(commands)
@@ -164,15 +170,26 @@ class ClusterNodes(Nodes):
         if not answered:
             raise StoreUnavailableError("valkey")
         known = self.homes.run_ids
+        for address, run_id in answered.items():
+            if known.get(address) != run_id:  # commands that still wait for an answer wait for the one from before
+                await self._cut(address)
         known.update(answered)
         return RunIds(
             frozenset(answered.values()), frozenset(known[address] for address in primaries if address in known)
         )
 
     async def disconnect(self) -> None:
-        """As ``Nodes.disconnect``."""
+        """As ``Nodes.disconnect``, but for commands on their way: most nodes are what they were.
+
+        ``read_run_ids`` cuts those to a node that is another one.
+        """
         for nodes in (self, *self._siblings):
             for client in list(nodes._clients.values()):  # noqa: SLF001  # of the same class
+                await client.connection_pool.disconnect(inuse_connections=False)
+
+    async def _cut(self, address: Address) -> None:
+        for nodes in (self, *self._siblings):
+            if client := nodes._clients.get(address):  # noqa: SLF001  # of the same class
                 await client.connection_pool.disconnect()
 
     @asynccontextmanager
@@ -214,6 +231,10 @@ class ClusterNodes(Nodes):
             by_home.setdefault(self.homes.of[commands[number].partition], []).append(number)
 
         async def send(address: Address, of_node: list[int]) -> None:
+            if self.homes.is_lost(address):
+                for number in of_node:
+                    replies[number] = StoreUnavailableError("valkey")
+                return
             found = await run_on(self._client(address), [commands[number].words for number in of_node])
             for number, reply in zip(of_node, found, strict=True):
                 replies[number] = reply

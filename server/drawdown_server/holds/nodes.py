@@ -57,6 +57,10 @@ class Nodes(ABC):
     def of(self, partition: int) -> Redis:
         """The client of the primary that has a partition."""
 
+    def place(self, partition: int) -> str:  # noqa: ARG002  # there is one for all
+        """Where a partition is, for people; empty where there is one server."""
+        return ""
+
     @abstractmethod
     async def run(self, commands: Sequence[Command]) -> list[object]:
         """Send commands, those of one node together, each exactly once where it runs.

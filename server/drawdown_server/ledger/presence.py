@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 BEAT_S: Final = CLAIM_TTL_S / 4
 """Between two renewals: some may fail or be late and the claim stays."""
-FIRST_CLAIM_WAIT_S: Final = CLAIM_TTL_S + 1.0
+CLAIM_WAIT_S: Final = CLAIM_TTL_S + 1.0
 """How long a start waits for others: those that crashed together with the Valkey before count until they run out."""
-FIRST_CLAIM_PAUSE_S: Final = 0.1
+CLAIM_PAUSE_S: Final = 0.1
 
 _log = structlog.get_logger(__name__)
 
@@ -59,22 +59,22 @@ class Presence:
         """Of the Valkey that was claimed last, of a cluster all its primaries; empty where INFO is not allowed."""
         return run_id_of(self._known)
 
-    async def claim_first(self) -> None:
-        """Claim the Valkey at the start of the process, with some patience.
+    async def claim_patiently(self) -> None:
+        """Claim the Valkey, with some patience for others who claim one that is gone.
 
         Raises:
             OtherStoreError: Others serve from another Valkey, and go on doing so.
             StoreUnavailableError: A store did not answer.
         """
         loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + FIRST_CLAIM_WAIT_S
+        give_up_s = loop.time() + CLAIM_WAIT_S
         while True:
             try:
                 await self.claim()
             except OtherStoreError:
                 if loop.time() > give_up_s:
                     raise
-                await asyncio.sleep(FIRST_CLAIM_PAUSE_S)
+                await asyncio.sleep(CLAIM_PAUSE_S)
             else:
                 return
 

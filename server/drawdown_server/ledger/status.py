@@ -53,6 +53,8 @@ class PartitionStatus(msgspec.Struct, frozen=True):
     """The process that records it; empty: nobody."""
     lease_s: float
     """How much longer that process may, unless it renews its lease; 0 = nobody may."""
+    node: str
+    """The address of the primary that has it, in a cluster; empty for one server."""
     problems: list[str]
     """What is wrong with it, in words."""
 
@@ -99,13 +101,21 @@ async def read_status(nodes: Nodes, ledger: LedgerStore, *, partitions: int, bac
         StoreUnavailableError: Postgres did not answer.
     """
     status = Status(servers=await ledger.list_claims(), dead_letters=await ledger.count_dead_letters())
+    groups = nodes.groups(range(partitions))
     try:
         status.run_id = run_id_of((await nodes.read_run_ids()).answered)
-        status.partitions = await _read_partitions(nodes, ledger, range(partitions), backlog_limit)
     except StoreUnavailableError as error:
-        if error.metadata["store"] != "valkey":
-            raise
         status.add(str(error))
+        groups = []
+    for group in groups:
+        try:
+            status.partitions += await _read_partitions(nodes, ledger, group, backlog_limit)
+        except StoreUnavailableError as error:
+            if error.metadata["store"] != "valkey":
+                raise
+            place = f"{_partitions(group)} ({nodes.place(group[0])}): " if nodes.is_cluster else ""
+            status.add(f"{place}{error}")
+    status.partitions.sort(key=lambda one: one.partition)
     status.waiting_events = sum(one.waiting_events for one in status.partitions)
     status.waiting_s = max((one.waiting_s for one in status.partitions), default=0.0)
     _judge(status)
@@ -122,7 +132,7 @@ async def _read_partitions(
             again = await examine_partitions(nodes, ledger, doubtful)
             verdicts.update((verdict.partition, verdict) for verdict in again)
     waits = await _waits_s(nodes, ledger, list(verdicts.values()))
-    leases = await _leases(ledger, len(verdicts))
+    leases = await _leases(ledger, list(verdicts))
     found = []
     for verdict in verdicts.values():
         waiting_s = waits.get(verdict.partition, 0.0)
@@ -138,17 +148,18 @@ async def _read_partitions(
                 waiting_s=waiting_s,
                 flusher=flusher,
                 lease_s=round(lease_s, 3),
+                node=nodes.place(verdict.partition),
                 problems=_problems(verdict, events, waiting_s, flusher, backlog_limit),
             )
         )
     return found
 
 
-async def _leases(ledger: LedgerStore, count: int) -> dict[int, tuple[str, float]]:
+async def _leases(ledger: LedgerStore, numbers: Sequence[int]) -> dict[int, tuple[str, float]]:
     """Who records what, after a moment if a partition is between two flushers."""
     for _ in range(HANDOVER_LOOKS):
         leases = await ledger.list_leases()
-        if len(leases) >= count:
+        if leases.keys() >= set(numbers):
             return leases
         await asyncio.sleep(HANDOVER_PAUSE_S)
     return await ledger.list_leases()
