@@ -99,7 +99,7 @@ def test_a_rate_needs_so_much_of_each() -> None:
     assert needed.disk_waits_per_s == pytest.approx(4_000)
     assert needed.network_gbit_per_s == pytest.approx(0.128)
     assert needed.memory_gib == pytest.approx(1 + 10_000 * 1_024 * 256 / 2**30)
-    cores, disk_gb = 5 + 4 + 2 + 0.2, 2 * 10_000 * 800 * 86_400 * 5 / 1e9
+    cores, disk_gb = 5 + 4 + 0.8 + 0.2, 2 * 10_000 * 800 * 86_400 * 5 / 1e9
     dollars = cores * 0.1 + needed.memory_gib * 0.01 + disk_gb * 0.001 + 10_000 * 3_600 * 1_600 / 1e9 * 0.02
     assert needed.dollars_per_hour == pytest.approx(dollars)
     assert needed.dollars_per_million == pytest.approx(dollars / 36)

@@ -223,7 +223,8 @@ def plan(costs: Costs, assumed: Assumptions, per_s: float) -> Plan:
     holds = per_s * (assumed.hold_s + assumed.tombstone_s)
     memory_gib = (assumed.wallets * costs.wallet_bytes + holds * costs.hold_bytes) / GIB
     wal_gb_kept = per_s * costs.wal_bytes * DAY_S * assumed.wal_kept_days / GIGA
-    all_cores = workers["Session"] + primaries + flushers + postgres_cores
+    # A flusher waits for Postgres most of the time, and needs no core of its own.
+    all_cores = workers["Session"] + primaries + cores(costs.flusher_us) + postgres_cores
     return Plan(
         per_s=per_s,
         workers=workers,

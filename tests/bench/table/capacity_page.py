@@ -29,7 +29,7 @@ def tables(run: Mapping[str, Any], assumed: Assumptions, rates: Sequence[float] 
     measured = (
         f"Measured at {run['time']} on {machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
     )
-    measured += f", in {rounds} rounds; load generators, servers and stores shared these cores."
+    measured += f", in {rounds} round{'s' * (rounds > 1)}; load generators, servers and stores shared these cores."
     options = {field.name.replace("_", "-"): f"{getattr(assumed, field.name):,}" for field in fields(assumed)}
     parts = (
         measured,
