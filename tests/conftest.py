@@ -139,19 +139,27 @@ async def admin(valkey_server: ValkeyProcess) -> AsyncIterator[Redis]:
         yield client
 
 
-@pytest.fixture(params=["valkey", "redis7"])
-def store_server(request: pytest.FixtureRequest) -> ValkeyProcess:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of ``store_url`` runs on every kind of store; one that wants the server itself on those that are one."""
+    if "store_kind" in metafunc.fixturenames:
+        is_single = "store_server" in metafunc.fixturenames
+        metafunc.parametrize("store_kind", [*stores.SINGLE_STORES, *([] if is_single else [stores.CLUSTER])])
+
+
+@pytest.fixture
+def store_server(request: pytest.FixtureRequest, store_kind: str) -> ValkeyProcess:
     """An empty store: the test runs on Valkey, and again on Redis 7 where that is installed."""
-    server = request.getfixturevalue(f"{request.param}_process")
+    server = request.getfixturevalue(f"{store_kind}_process")
     assert isinstance(server, ValkeyProcess)
     stores.empty(server)
     return server
 
 
 @pytest.fixture
-def store_url(store_server: ValkeyProcess) -> str:
-    """URL of an empty store, for a server's user: the test runs on Valkey, and again on Redis 7 where that is there."""
-    return stores.as_user(store_server.url, stores.SERVER_USER)
+def store_url(request: pytest.FixtureRequest, store_kind: str) -> str:
+    """URL of an empty store, for a server's user: on Valkey, on Redis 7 where that is there, on a Valkey Cluster."""
+    store = request.getfixturevalue("cluster" if store_kind == stores.CLUSTER else "store_server")
+    return stores.as_user(store.url, stores.SERVER_USER)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from redis import Redis
+from redis.cluster import RedisCluster
 
 from drawdown_server.dev.process import HOST
 from drawdown_server.ledger.migrations import migrate
@@ -31,6 +33,8 @@ MIGRATOR: Final = "drawdown_migrator"
 SERVER_ROLE: Final = "drawdown_server"
 SERVER_USER: Final = "drawdown"
 PASSWORD: Final = "of-the-tests"  # noqa: S105  # of every user of ours; the servers listen on the loopback address alone
+SINGLE_STORES: Final = ("valkey", "redis7")
+CLUSTER: Final = "cluster"
 REDIS_COMMAND = "redis-server"
 REDIS_MISSING = f"{REDIS_COMMAND} is not installed (Debian: apt-get install redis-server)"
 
@@ -72,6 +76,18 @@ def superuser(valkey_url: str) -> str:
     """The URL of the same Valkey for one who may do everything: in tests that is who gives no password."""
     parts = urlsplit(valkey_url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def client_of(url: str, key: str) -> Redis:
+    """A client that may do everything, of the one server that has a key."""
+    url = superuser(url)
+    seeds = urlsplit(url).netloc.split(",")
+    if len(seeds) == 1:
+        return Redis.from_url(url)
+    host, _, port = seeds[0].rpartition(":")
+    with RedisCluster(host=host, port=int(port)) as cluster:
+        node = cluster.get_node_from_key(key)
+    return Redis(node.host, node.port)
 
 
 def empty(*servers: ValkeyProcess) -> None:

@@ -7,17 +7,28 @@ from typing import TYPE_CHECKING, Final
 
 from contract.wallets import PARTITIONS, Stage, assert_conserved
 from drawdown_server.holds import keys
-from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library
-from drawdown_server.holds.startup import open_client
+from drawdown_server.holds.opening import open_nodes, open_store_connection
 from drawdown_server.holds.store import HoldStore
 from stores import superuser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from drawdown_server.holds.store_connection import StoreConnection
+
 TIMEOUT_MS: Final = 10_000
 IN_FLIGHT_MAX: Final = 1_000
+
+
+@asynccontextmanager
+async def open_connection(url: str) -> AsyncIterator[StoreConnection]:
+    """The connection of the hot path, to whatever kind of store is there."""
+    async with (
+        open_nodes(url, timeout_ms=TIMEOUT_MS, partitions=PARTITIONS) as nodes,
+        open_store_connection(nodes, url, timeout_ms=TIMEOUT_MS, in_flight_max=IN_FLIGHT_MAX) as connection,
+    ):
+        yield connection
 
 
 @asynccontextmanager
@@ -27,16 +38,16 @@ async def open_stage(url: str) -> AsyncIterator[Stage]:
     The scripts run as the user in the URL, what a test looks at or breaks as one who may do everything.
     """
     async with (
-        open_client(superuser(url), timeout_ms=TIMEOUT_MS) as client,
-        open_connection(url, timeout_ms=TIMEOUT_MS, in_flight_max=IN_FLIGHT_MAX) as connection,
+        open_nodes(superuser(url), timeout_ms=TIMEOUT_MS, partitions=PARTITIONS) as nodes,
+        open_connection(url) as connection,
     ):
         epochs = [1] * PARTITIONS
         for partition in range(PARTITIONS):
-            await client.hset(keys.meta(partition), "epoch", "1")
+            await nodes.of(partition).hset(keys.meta(partition), "epoch", "1")
         library = build_library()
-        await load_library(client, library)
-        stage = Stage(url, HoldStore(connection, library, epochs), connection, client, library, epochs)
+        stage = Stage(url, HoldStore(connection, library, epochs), connection, nodes, library, epochs)
+        await stage.everywhere(lambda client: load_library(client, library))
         yield stage
         for wallet in stage.wallets:
-            if await client.exists(wallet.keys[3]):
+            if await wallet.client.exists(wallet.keys[3]):
                 await assert_conserved(wallet)

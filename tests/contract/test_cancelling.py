@@ -12,11 +12,13 @@ from drawdown_server.holds.startup import open_client
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
+    from drawdown_server.dev.valkey import ValkeyProcess
+
 
 async def test_a_cancellation_in_the_step_in_which_a_command_is_written_is_not_lost(
-    store_url: str, monkeypatch: pytest.MonkeyPatch
+    store_server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_client(store_url, timeout_ms=5_000) as client:
+    async with open_client(store_server.url, timeout_ms=5_000) as client:
         await client.ping()
         written: type[Any] = client.connection_pool.connection_class
         write = written._send_packed_command
@@ -34,9 +36,9 @@ async def test_a_cancellation_in_the_step_in_which_a_command_is_written_is_not_l
 
 
 async def test_a_timeout_in_the_step_in_which_a_command_is_written_is_one(
-    store_url: str, monkeypatch: pytest.MonkeyPatch
+    store_server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_client(store_url, timeout_ms=5_000) as client:
+    async with open_client(store_server.url, timeout_ms=5_000) as client:
         await client.ping()
         written: type[Any] = client.connection_pool.connection_class
         write = written._send_packed_command

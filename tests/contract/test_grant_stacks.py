@@ -28,23 +28,23 @@ async def stacked(stage: Stage, grants: int = GRANTS) -> Wallet:
     return wallet
 
 
-async def rest_of(stage: Stage, wallet: Wallet) -> bytes | None:
+async def rest_of(wallet: Wallet) -> bytes | None:
     """What the wallet keeps of its stack beside the head."""
-    rest: bytes | None = await stage.client.hget(wallet.keys[3], "USD+")
+    rest: bytes | None = await wallet.client.hget(wallet.keys[3], "USD+")
     return rest
 
 
 async def test_calls_that_the_first_grants_can_pay_leave_the_rest_of_a_stack_alone(stage: Stage) -> None:
     wallet = await stacked(stage)
-    rest = await rest_of(stage, wallet)
+    rest = await rest_of(wallet)
     assert rest is not None
-    head = await stage.client.hstrlen(wallet.keys[3], "USD")
+    head = await wallet.client.hstrlen(wallet.keys[3], "USD")
     assert head < len(rest) / 100
     await wallet.hold("committed", USD=UNITS + 1)
     await wallet.hold("released", USD=UNITS + 1)
     await wallet.commit("committed", USD=UNITS + 1)
     await wallet.release("released")
-    assert await rest_of(stage, wallet) == rest
+    assert await rest_of(wallet) == rest
     grants = await wallet.grants("USD")
     assert list(grants.items())[:2] == [("g0001", (UNITS - 1, 0)), ("g0002", (UNITS, 0))]
     assert len(grants) == GRANTS - 1
@@ -54,7 +54,7 @@ async def test_a_hold_over_a_whole_stack_pins_every_grant_in_order_and_gives_it_
     wallet = await stacked(stage)
     await wallet.hold("all", USD=GRANTS * UNITS)
     assert set((await wallet.grants("USD")).values()) == {(0, UNITS)}
-    assert await rest_of(stage, wallet) is None, "nothing is left that a call could take"
+    assert await rest_of(wallet) is None, "nothing is left that a call could take"
     assert (await wallet.authorize("more", USD=1)).status == "DENIED"
     await wallet.commit("all", USD=5 * UNITS)
     lines = (await wallet.events())[-1].lines
@@ -69,7 +69,7 @@ async def test_a_stack_is_used_up_grant_by_grant(stage: Stage) -> None:
         await wallet.hold(f"h{number}", USD=UNITS)
         await wallet.commit(f"h{number}", USD=UNITS)
         assert list(await wallet.grants("USD")) == [f"g{n:04}" for n in range(number + 1, grants)]
-    assert await rest_of(stage, wallet) is None
+    assert await rest_of(wallet) is None
     assert await wallet.available("USD") == 0
 
 

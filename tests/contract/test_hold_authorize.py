@@ -158,7 +158,7 @@ async def answer_with(stage: Stage, violations: set[str]) -> str:
         await wallet.set_state(WalletState.FROZEN)
     neighbour = await stage.wallet("w3", USD=1, EUR=1)  # so that there are events in the outbox, whatever is wrong
     assert neighbour.partition == wallet.partition
-    backlog = await stage.client.xlen(wallet.keys[1])
+    backlog = await wallet.client.xlen(wallet.keys[1])
     if "stale epoch" in violations:
         await stage.set_epoch(wallet, 2)
     at_rest = await wallet.at_rest()

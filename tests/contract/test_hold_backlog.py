@@ -33,7 +33,7 @@ async def charge(wallet: Wallet, charge_id: str, *, limit: int, units: int = 1) 
 
 
 async def backlog(wallet: Wallet) -> int:
-    return int(await wallet.stage.client.xlen(wallet.keys[1]))
+    return int(await wallet.client.xlen(wallet.keys[1]))
 
 
 async def assert_refused(wallet: Wallet, limit: int) -> None:

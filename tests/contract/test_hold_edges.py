@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections import ChainMap
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -29,7 +30,10 @@ from drawdown_server.holds.store import HoldStore
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from redis.asyncio import Redis
+
     from contract.wallets import Stage, Wallet
+    from drawdown_server.holds.library import Library
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ async def test_many_holds_of_the_same_millisecond_are_paged(stage: Stage) -> Non
     for number in range(300):  # more than the script reads at a time
         await wallet.hold(f"{'Aa.'[number % 3]}{number}", USD=1)  # the order of bytes, not of a dictionary
     holds = {hold.hold_id: 60_000_000_000_000 for hold in await wallet.open_holds()}
-    await stage.client.zadd(wallet.keys[5], holds)  # as if all of them expired at once
+    await wallet.client.zadd(wallet.keys[5], holds)  # as if all of them expired at once
     listed, after_id = list[str](), ""
     while found := await list_after(wallet, 60_000_000_000_000, after_id, 70):
         listed += found
@@ -233,7 +237,7 @@ async def test_a_full_store_traps_no_money_and_takes_none(stage: Stage) -> None:
         await wallet.hold(hold_id, USD=2)
     await wallet.due_hold("late", USD=3)
     await wallet.due_hold("sweep", USD=3)
-    await stage.client.config_set("maxmemory", 1)
+    await stage.everywhere(lambda client: client.config_set("maxmemory", 1))
     try:
         at_rest = await wallet.at_rest()
         for refused in (wallet.authorize("more", USD=1), wallet.grant("USD", 1), stage.unloaded("other").load()):
@@ -248,20 +252,24 @@ async def test_a_full_store_traps_no_money_and_takes_none(stage: Stage) -> None:
         assert (await wallet.read_hold("commit")).state is HoldState.COMMITTED
         assert await wallet.open_holds() == []
     finally:
-        await stage.client.config_set("maxmemory", 0)
+        await stage.everywhere(lambda client: client.config_set("maxmemory", 0))
     await wallet.hold("more", USD=6)
 
 
 # --- the library -------------------------------------------------------------------------------------------------
 
 
+async def load_everywhere(stage: Stage, library: Library) -> None:
+    await stage.everywhere(lambda client: load_library(client, library))
+
+
 async def test_two_versions_of_the_library_serve_the_same_wallet(stage: Stage) -> None:
     sources = read_sources()
     next_library = build_library({**sources, "read.lua": sources["read.lua"] + "\n-- a later version\n"})
     assert next_library.name != stage.library.name
-    await load_library(stage.client, next_library)
-    await load_library(stage.client, next_library)  # it is there already, which is no error
-    await load_library(stage.client, stage.library)
+    await load_everywhere(stage, next_library)
+    await load_everywhere(stage, next_library)  # it is there already, which is no error
+    await load_everywhere(stage, stage.library)
     newer = HoldStore(stage.connection, next_library, stage.epochs)
 
     wallet = await stage.wallet(USD=10)
@@ -282,7 +290,7 @@ async def test_scripts_of_another_format_refuse_a_wallet_and_leave_it_as_it_is(s
     sources = read_sources()
     other = {**sources, "store.lua": sources["store.lua"].replace("local FORMAT = 2", f"local FORMAT = {number}")}
     assert other != sources
-    await load_library(stage.client, build_library(other))
+    await load_everywhere(stage, build_library(other))
     wallet = await stage.wallet(USD=10)
     await wallet.hold("h1", USD=4)
     before = await wallet.at_rest()
@@ -308,24 +316,24 @@ async def test_a_lost_library_is_loaded_again(stage: Stage) -> None:
 
     async def reload() -> None:
         reloads.append("once more")
-        await load_library(stage.client, stage.library)
+        await load_everywhere(stage, stage.library)
 
     stage.store.on_missing_library(reload)
     await wallet.hold("h1", USD=4)
-    await stage.client.function_flush("SYNC")
+    await stage.everywhere(lambda client: client.function_flush("SYNC"))
     reply = await wallet.commit("h1", USD=4)
     assert not reply.replayed
     assert len(reloads) == 1
-    await stage.client.function_flush("SYNC")
+    await stage.everywhere(lambda client: client.function_flush("SYNC"))
     assert await wallet.available("USD") == 6
 
 
 async def test_a_lost_library_that_nobody_loads_is_a_store_that_is_down(stage: Stage) -> None:
     wallet = await stage.wallet(USD=10)
-    await stage.client.function_flush("SYNC")
+    await stage.everywhere(lambda client: client.function_flush("SYNC"))
     with pytest.raises(StoreUnavailableError):
         await wallet.authorize("h1", USD=4)
-    await load_library(stage.client, stage.library)
+    await load_everywhere(stage, stage.library)
     await wallet.hold("h1", USD=4)
 
 
@@ -336,6 +344,10 @@ async def test_only_the_declared_keys_exist_and_none_has_a_ttl(stage: Stage) -> 
     await wallet.hold("h1", USD=4)
     await wallet.commit("h1", USD=4)
     await wallet.hold("h2", USD=4)
-    present = {key.decode() for key in await stage.client.keys("*")}
-    assert present == set(wallet.keys) | {keys.meta(partition) for partition in range(stage.store.partitions)}
-    assert {await stage.client.ttl(key) for key in present} == {-1}
+
+    async def ttls(client: Redis) -> dict[str, int]:
+        return {key.decode(): await client.ttl(key) for key in await client.keys("*")}
+
+    present = dict(ChainMap(*await stage.everywhere(ttls)))
+    assert present.keys() == set(wallet.keys) | {keys.meta(partition) for partition in range(stage.store.partitions)}
+    assert set(present.values()) == {-1}

@@ -124,7 +124,7 @@ async def test_many_due_holds_and_tombstones_are_swept_in_bounded_steps(stage: S
             expired, forgotten = expired + swept.expired, forgotten + swept.forgotten
             await stage.until(await wallet.due_ms())
     assert (expired, forgotten) == (1200, 1200)
-    assert await stage.client.exists(*wallet.keys[4:]) == 0
+    assert await wallet.client.exists(*wallet.keys[4:]) == 0
     assert await wallet.grants("USD") == {"g1": (1200, 0)}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from contract.stage import open_connection
 from contract.wallets import assert_conserved
 from drawdown_server.errors import DrawdownError, ErrorReason
-from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.model import HoldState
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.ledger.events import EventKind
@@ -19,7 +19,7 @@ ROUNDS = 50
 
 
 async def test_64_at_once_against_10_units_admit_exactly_10(stage: Stage) -> None:
-    async with open_connection(stage.url, timeout_ms=10_000, in_flight_max=1_000) as second_connection:
+    async with open_connection(stage.url) as second_connection:
         second = HoldStore(second_connection, stage.library, stage.epochs)
         for turn in range(ROUNDS):
             wallet = await stage.wallet(f"w{turn}", USD=10)

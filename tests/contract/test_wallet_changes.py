@@ -261,9 +261,9 @@ async def test_a_stale_epoch_is_refused_by_every_verb(stage: Stage, verb: str, e
     wallet = await stage.wallet(USD=10)
     await wallet.hold("h1", USD=4)
     if epoch is None:
-        await stage.client.delete(wallet.keys[0])
+        await wallet.client.delete(wallet.keys[0])
     else:
-        await stage.client.hset(wallet.keys[0], "epoch", epoch)
+        await wallet.client.hset(wallet.keys[0], "epoch", epoch)
     at_rest = await wallet.at_rest()
     with pytest.raises(StoreUnavailableError):
         await VERBS[verb](wallet)
@@ -289,5 +289,5 @@ async def test_a_server_that_learns_the_new_epoch_starts_from_postgres_again(sta
     stage.store.on_missing_wallet(load)
     reply = await wallet.authorize("h2", USD=10)
     assert reply.status == "OK"  # nothing is held there: h1 is of the state that was lost
-    dumped = [await stage.client.dump(key) for key in list(old)[1:]]
+    dumped = [await wallet.client.dump(key) for key in list(old)[1:]]
     assert dumped == list(old.values())[1:]

@@ -40,7 +40,7 @@ async def idle_wallet(stage: Stage, idle_s: int = OLD_S) -> Wallet:
     grant = PackedGrant("g1", 10, 0, 0, expire_ms, GrantSource.PURCHASE, 1, 1)
     usage = [CapUsage("|USD|LIFETIME|0", 5)]
     await wallet.load([LoadedAsset("USD", 0, 0, [grant], [])], sequence=3, change_number=2, caps=[CAP], cap_usage=usage)
-    await make_idle(stage.client, wallet.keys[3], idle_s)
+    await make_idle(wallet.client, wallet.keys[3], idle_s)
     return wallet
 
 
@@ -48,7 +48,7 @@ async def test_an_evicted_wallet_leaves_nothing_behind(stage: Stage) -> None:
     wallet = await idle_wallet(stage)
     assert await wallet.due_ms() > 0
     assert await evict(wallet) == "OK"
-    assert await stage.client.exists(*wallet.keys[3:]) == 0
+    assert await wallet.client.exists(*wallet.keys[3:]) == 0
     assert await wallet.due_ms() == 0
     request = EvictRequest(**wallet.ids, sequence=3, applied_change_number=2, change_number=2)
     assert (await stage.store.evict(request)).status == "NOT_LOADED"
@@ -76,7 +76,7 @@ async def test_what_time_has_done_and_nobody_has_recorded_stays(stage: Stage) ->
     wallet = await stage.wallet()
     expire_ms = await stage.store.now_ms() + 50
     await wallet.grant("USD", 10, expire_ms=expire_ms)
-    await make_idle(stage.client, wallet.keys[3])
+    await make_idle(wallet.client, wallet.keys[3])
     reading = await wallet.read()
     await stage.until(expire_ms)
     numbers = EvictRequest(**wallet.ids, sequence=reading.sequence, applied_change_number=1, change_number=1)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from redis import Redis
 
 from drawdown_server.holds import keys, messages
 from drawdown_server.holds.library import build_library, read_sources
@@ -32,7 +31,7 @@ from drawdown_server.holds.model import CapWindow
 from drawdown_server.holds.recorded import RecordedAmount, RecordedDebit, RecordedHold, RecordedPart
 from drawdown_server.holds.rules import BrokenRuleError, ModelStore
 from drawdown_server.holds.rules.caps import DAY_MS, period_of
-from stores import superuser
+from stores import client_of
 
 if TYPE_CHECKING:
     from drawdown_server.holds.library import Library
@@ -296,7 +295,7 @@ class Scripts:
     """A real store with the scripts in it, which makes the moves that the model has made."""
 
     def __init__(self, url: str, library: Library | None = None) -> None:
-        self.client = Redis.from_url(superuser(url))
+        self.client = client_of(url, META)
         self.library = library or virtual_library()
         self.client.function_load(self.library.code, replace=True)
         self.client.hset(META, "epoch", str(EPOCH))

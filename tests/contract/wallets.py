@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -47,11 +47,14 @@ from drawdown_server.holds.model import (
 from drawdown_server.ledger import events
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from redis.asyncio import Redis
 
-    from drawdown_server.holds.connection import PipelinedConnection
     from drawdown_server.holds.library import Library
+    from drawdown_server.holds.nodes import Nodes
     from drawdown_server.holds.store import HoldStore
+    from drawdown_server.holds.store_connection import StoreConnection
 
 PARTITIONS: Final = 4
 TENANT: Final = "acme"
@@ -63,6 +66,7 @@ PAGE: Final = 1_000
 WAIT_S: Final = 60.0
 """Longest wait for a condition. Met within milliseconds; this is for a loaded machine."""
 
+_T = TypeVar("_T")
 AtRest = dict[str, bytes | None]
 """The serialized value of every key of a wallet."""
 
@@ -73,8 +77,9 @@ class Stage:
 
     url: str
     store: HoldStore
-    connection: PipelinedConnection
-    client: Redis
+    connection: StoreConnection
+    nodes: Nodes
+    """By clients that may do everything."""
     library: Library
     epochs: list[int]
     wallets: list[Wallet] = field(default_factory=list)
@@ -103,7 +108,11 @@ class Stage:
 
     async def set_epoch(self, wallet: Wallet, epoch: int) -> None:
         """Rebuild the wallet's partition, as far as a script can see."""
-        await self.client.hset(keys.meta(wallet.partition), "epoch", str(epoch))
+        await wallet.client.hset(keys.meta(wallet.partition), "epoch", str(epoch))
+
+    async def everywhere(self, make: Callable[[Redis], Awaitable[_T]]) -> list[_T]:
+        """Do something on every primary, as one who may do everything."""
+        return [await make(client) for client in self.nodes.clients]
 
 
 class Wallet:
@@ -123,6 +132,11 @@ class Wallet:
     def keys(self) -> tuple[str, ...]:
         """meta, outbox, due, wallet, holds, open, settled, caps."""
         return keys.wallet_keys(self.partition, self.stage.epochs[self.partition], self.tenant_id, self.wallet_id)
+
+    @property
+    def client(self) -> Redis:
+        """Of the primary that has the wallet, for one who may do everything."""
+        return self.stage.nodes.of(self.partition)
 
     @property
     def ids(self) -> dict[str, str]:
@@ -279,10 +293,10 @@ class Wallet:
 
     async def trim_outbox(self) -> None:
         """As the flusher does once Postgres has everything: all but the last event of the partition."""
-        entries = await self.stage.client.xrange(self.keys[1])
+        entries = await self.client.xrange(self.keys[1])
         if entries:
             self.stage.recorded.setdefault(self.keys[1], {}).update(entries)
-            await self.stage.client.xtrim(self.keys[1], minid=entries[-1][0], approximate=False)
+            await self.client.xtrim(self.keys[1], minid=entries[-1][0], approximate=False)
 
     async def sweep(self, *, tombstone_ms: int = TOMBSTONE_MS, recorded: bool = True) -> SweepReply:
         """Sweep, by default in a world where Postgres has recorded everything."""
@@ -324,18 +338,18 @@ class Wallet:
 
     async def events(self) -> list[events.Event]:
         """What the outbox has had of this wallet, in order."""
-        entries = self.stage.recorded.get(self.keys[1], {}) | dict(await self.stage.client.xrange(self.keys[1]))
+        entries = self.stage.recorded.get(self.keys[1], {}) | dict(await self.client.xrange(self.keys[1]))
         decoded = [events.decode(fields[events.FIELD]) for fields in entries.values()]
         return [event for event in decoded if (event.tenant_id, event.wallet_id) == (self.tenant_id, self.wallet_id)]
 
     async def due_ms(self) -> int:
         """When the sweep looks here next; 0 for never."""
-        score = await self.stage.client.zscore(self.keys[2], keys.wallet_member(self.tenant_id, self.wallet_id))
+        score = await self.client.zscore(self.keys[2], keys.wallet_member(self.tenant_id, self.wallet_id))
         return int(score or 0)
 
     async def at_rest(self) -> AtRest:
         """Every byte of the wallet: a replay leaves them all as they were."""
-        async with self.stage.client.pipeline(transaction=False) as pipeline:
+        async with self.client.pipeline(transaction=False) as pipeline:
             for key in self.keys:
                 pipeline.dump(key)
             return dict(zip(self.keys, await pipeline.execute(), strict=True))
@@ -369,7 +383,7 @@ class HoldAtRest:
 
 async def _holds_at_rest(wallet: Wallet) -> dict[str, HoldAtRest]:
     holds = {}
-    for hold_id, packed in (await wallet.stage.client.hgetall(wallet.keys[4])).items():
+    for hold_id, packed in (await wallet.client.hgetall(wallet.keys[4])).items():
         fields = msgspec.msgpack.decode(packed)
         pins: Counter[tuple[str, str]] = Counter()
         for amount in fields[6]:
@@ -437,7 +451,7 @@ def _assert_balances(
 
 
 async def _assert_indexes(wallet: Wallet, reading: WalletReading, holds: dict[str, HoldAtRest]) -> None:
-    client = wallet.stage.client
+    client = wallet.client
     is_open = {hold_id.decode(): int(at) for hold_id, at in await client.zrange(wallet.keys[5], 0, -1, withscores=True)}
     settled = {hold_id.decode(): int(at) for hold_id, at in await client.zrange(wallet.keys[6], 0, -1, withscores=True)}
     assert is_open == {id_: hold.expire_ms for id_, hold in holds.items() if hold.state is HoldState.HELD}

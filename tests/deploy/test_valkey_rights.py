@@ -21,9 +21,9 @@ OURS: Final = "{dd00}:meta"
 
 
 @pytest.fixture
-def server(store_url: str) -> Iterator[Redis]:
+def server(store_server: ValkeyProcess) -> Iterator[Redis]:
     """A client with the user of a server."""
-    with Redis.from_url(store_url) as client:
+    with Redis.from_url(stores.as_user(store_server.url, stores.SERVER_USER)) as client:
         yield client
 
 
