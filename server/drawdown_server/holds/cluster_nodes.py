@@ -16,7 +16,7 @@ from redis.exceptions import AskError, MovedError
 
 from drawdown_server.errors import ConfigurationError, StoreUnavailableError
 from drawdown_server.holds.address import Address, address_of, split_url, url_at
-from drawdown_server.holds.nodes import Nodes, RunIds, read_run_id, run_on
+from drawdown_server.holds.nodes import Nodes, RunIds, read_run_id, run_on, with_raw_replies
 from drawdown_server.holds.startup import new_client, unavailable
 from drawdown_server.holds.topology import read_view
 
@@ -215,7 +215,8 @@ class ClusterNodes(Nodes):
     def _client(self, address: Address) -> Redis:
         client = self._clients.get(address)
         if client is None:
-            client = self._clients[address] = new_client(url_at(self.homes.url, address), timeout_ms=self._timeout_ms)
+            client = with_raw_replies(new_client(url_at(self.homes.url, address), timeout_ms=self._timeout_ms))
+            self._clients[address] = client
         return client
 
     async def _drop_strangers(self) -> None:

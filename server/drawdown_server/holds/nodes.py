@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from drawdown_server.holds.startup import open_client, unavailable
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from redis.asyncio import Redis
+
+RAW_REPLIES: Final = ("XREAD", "CLUSTER SLOTS", "CLUSTER INFO")
+"""Commands whose replies are left as they come: redis-py's own form of them depends on its version and on the
+protocol's. Every client of a node has this from its first command on, whenever the node was found."""
 
 Words: TypeAlias = "tuple[bytes | str | int, ...]"
 """A command and its arguments."""
@@ -119,7 +123,7 @@ class OneNode(Nodes):
 
     def __init__(self, client: Redis, url: str = "", partitions: int = 0) -> None:
         self.partitions = partitions
-        self._client = client
+        self._client = with_raw_replies(client)
         self._url = url
         self._patient: list[Redis] = []
 
@@ -158,6 +162,17 @@ class OneNode(Nodes):
                 yield OneNode(client, self._url, self.partitions)
             finally:
                 self._patient.remove(client)
+
+
+def with_raw_replies(client: Redis) -> Redis:
+    """The same client, which leaves ``RAW_REPLIES`` as they are."""
+    for name in RAW_REPLIES:
+        client.set_response_callback(name, _raw)
+    return client
+
+
+def _raw(response: object, **_: object) -> object:
+    return response
 
 
 async def run_on(client: Redis, commands: Sequence[Words]) -> list[object]:

@@ -259,7 +259,7 @@ class HoldStore(ScriptSender):
     async def due_wallets(self, limit: int) -> list[list[tuple[str, str]]]:
         """For every partition: (tenant_id, wallet_id) of wallets with something due now, soonest first.
 
-        Partitions of a node that does not answer are left out while others do.
+        Partitions of a node that does not answer have none while others do.
 
         Args:
             limit: Most wallets of one partition.
@@ -269,13 +269,14 @@ class HoldStore(ScriptSender):
         """
         groups = self._connection.groups(range(len(self._epochs)))
         found = await asyncio.gather(*(self._due_of_node(group, limit) for group in groups), return_exceptions=True)
-        due: list[list[tuple[str, str]]] = []
+        due: list[list[tuple[str, str]]] = [[] for _ in self._epochs]
         failures: list[BaseException] = []
-        for one in found:
-            if isinstance(one, BaseException):
-                failures.append(one)
-            else:
-                due += one
+        for group, of_node in zip(groups, found, strict=True):
+            if isinstance(of_node, BaseException):
+                failures.append(of_node)
+                continue
+            for partition, wallets in zip(group, of_node, strict=True):
+                due[partition] = wallets
         for failure in failures:
             if not isinstance(failure, StoreUnavailableError) or len(failures) == len(groups):
                 raise failure

@@ -38,9 +38,6 @@ async def read_view(client: Redis, asked: Address, partitions: int) -> View:
     Raises:
         StoreUnavailableError: It did not answer, or is no part of a cluster.
     """
-    # Each redis-py has its own form of this reply; the server's own has not changed since Redis 3.
-    client.set_response_callback("CLUSTER SLOTS", _raw)
-    client.set_response_callback("CLUSTER INFO", _raw)
     ranges, info = await run_on(client, [("CLUSTER SLOTS",), ("CLUSTER INFO",)])
     for reply in (ranges, info):
         if isinstance(reply, Exception):
@@ -66,8 +63,3 @@ def _rank(info: str) -> tuple[bool, int]:
 def _address(node: _Node, asked: Address) -> Address:
     host = node[0].decode() if isinstance(node[0], bytes) else ""
     return Address(host if host not in ("", "?") else asked.host, cast("int", node[1]))
-
-
-def _raw(response: object, **_: object) -> object:
-    """A response callback that leaves the reply as it is."""
-    return response
