@@ -212,7 +212,12 @@ class Recorder(PipelinedConnection):
         super().__init__("redis://127.0.0.1:1", timeout_ms=1, in_flight_max=1)
         self.command: tuple[bytes | str | int, ...] = ()
 
-    async def call(self, *command: bytes | str | int, settles: bool = False) -> bytes:  # noqa: ARG002
+    async def call(
+        self,
+        *command: bytes | str | int,
+        partition: int = 0,  # noqa: ARG002
+        settles: bool = False,  # noqa: ARG002
+    ) -> bytes:
         self.command = command
         raise RecordedError
 
