@@ -46,6 +46,8 @@ class FakeNode:
         """What it answers to ECHO instead."""
         self.is_silent = False
         """Whether it answers nothing to ECHO, and hangs up at the second one."""
+        self.is_hanging = False
+        """Whether it answers nothing at all any more."""
         self._asked = False
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -57,7 +59,8 @@ class FakeNode:
             while (command := parser.gets()) is not False:
                 words = [word.decode() for word in command]
                 self.heard[words[0]] += 1
-                writer.write(self._reply(words, writer))
+                if not self.is_hanging:
+                    writer.write(self._reply(words, writer))
         writer.close()
 
     def _reply(self, words: list[str], writer: asyncio.StreamWriter) -> bytes:
@@ -262,6 +265,23 @@ async def test_a_new_primary_is_verified_before_it_is_used_and_again_when_it_com
         while not await is_served():
             await turn()
     assert verified == [[1]]
+
+
+async def test_a_node_that_hangs_is_ours_until_its_connection_is_lost(
+    connection: StoreConnection, cluster: FakeCluster
+) -> None:
+    cluster.nodes[0].is_hanging = True
+    assert await connection.prove() == {"run0", "run1", "run2"}
+    await connection.ping()
+    for writer in cluster.nodes[0].writers:
+        writer.transport.abort()
+    async with asyncio.timeout(WAIT_S):
+        while await connection.prove() != {"run1", "run2"}:
+            await turn()
+    for node in cluster.nodes:
+        node.is_hanging = True
+    with pytest.raises(StoreUnavailableError):
+        await connection.prove()
 
 
 async def test_a_partition_that_moves_between_primaries_that_are_served_needs_no_ledger(

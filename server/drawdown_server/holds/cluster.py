@@ -46,6 +46,8 @@ REDIRECT_PAUSE_S: Final = 0.01
 """Before it is sent again a second time; doubles. The first MOVED needs none."""
 LOOK_PAUSE_S: Final = 0.2
 """Between two looks at who has what while a primary is down: how much later than the cluster a promotion is noticed."""
+PROVE_WAIT_S: Final = 0.5
+"""How long a proof waits for slow nodes: claims of the others must be renewed in time (``ledger/servers.py``)."""
 LOOK_INTERVAL_S: Final = 10.0
 """Between two looks while all is well: a node is then known before the first call is sent there by another one."""
 
@@ -71,6 +73,7 @@ class ClusterConnection:
         self._looking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pings: dict[PipelinedConnection, asyncio.Task[None]] = {}
+        self._proofs: dict[PipelinedConnection, asyncio.Task[frozenset[str]]] = {}
 
     def on_reconnect(self, verify: Verify) -> None:
         """As ``StoreConnection.on_reconnect``."""
@@ -97,10 +100,11 @@ class ClusterConnection:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
             self._looking = None
-        for ping in self._pings.values():
-            ping.cancel()
+        asking = [*self._pings.values(), *self._proofs.values()]
+        for task in asking:
+            task.cancel()
         closing = [connection.close() for connection in self._connections.values()]
-        await asyncio.gather(*closing, *self._tasks, *self._pings.values(), return_exceptions=True)
+        await asyncio.gather(*closing, *self._tasks, *asking, return_exceptions=True)
 
     async def call(self, *command: bytes | str | int, partition: int = 0, settles: bool = False) -> Reply:
         """As ``StoreConnection.call``."""
@@ -130,22 +134,26 @@ class ClusterConnection:
     async def prove(self) -> frozenset[str]:
         """As ``StoreConnection.prove``."""
         homes = {connection: partition for partition, connection in enumerate(self._home_of)}
-        found = await asyncio.gather(
-            *(connection.prove(partition) for connection, partition in homes.items()), return_exceptions=True
-        )
+        for connection, partition in homes.items():
+            if connection not in self._proofs:  # else the last one is not answered yet
+                self._proofs[connection] = asyncio.create_task(connection.prove(partition), name="valkey-proof")
+        await asyncio.wait(self._proofs.values(), timeout=PROVE_WAIT_S)
+        done = [connection for connection, proof in self._proofs.items() if proof.done()]
+        results = await asyncio.gather(*(self._proofs.pop(one) for one in done), return_exceptions=True)
         proven: set[str] = set()
-        for connection, result in zip(homes, found, strict=True):
+        for result in results:
             if isinstance(result, RedirectError):
                 self._look.set()
             elif isinstance(result, frozenset):
                 proven |= result
-            elif not isinstance(result, DrawdownError):
+            elif not isinstance(result, DrawdownError | asyncio.CancelledError):
                 raise result
-            if connection.run_id_in_question:
-                proven.add(connection.run_id_in_question)
         if not proven:
             raise StoreUnavailableError("valkey")
-        return frozenset(proven)
+        # One that is slow is ours until its connection finds that it has timed out.
+        slow = {connection.run_id for connection in self._proofs if connection.is_up}
+        in_question = {connection.run_id_in_question for connection in homes} - {""}
+        return frozenset(proven | slow | in_question)
 
     @property
     def in_flight(self) -> int:
