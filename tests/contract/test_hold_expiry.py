@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 DUE_TTL_MS: Final = 1_500
+"""Long enough to place a hold, short enough to wait for."""
 HOLD_TAKES_MS: Final = 2
-"""On a machine that is busy with other tests."""
-"""Long enough to place the holds of one test, short enough to wait for."""
+"""To place, on a machine that is busy with other tests."""
 
 
 async def due_holds(wallet: Wallet, count: int, **units: int) -> None:
