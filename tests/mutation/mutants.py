@@ -349,6 +349,10 @@ MUTANTS: Final = (
         "  local looked_at, forgotten = forget_tombstones(wallet)\n",
         "  local looked_at, forgotten = 0, 0\n",
     ),
+    Mutant("what is taken out stays", "verbs.lua", "    redis.call(unpack(removal))\n", ""),
+    Mutant(
+        "a hold that is settled stays open", "holds.lua", "if hold.state == 'HELD' and hold.expire_ms ~= 0", "if false"
+    ),
     Mutant("the sweep plans no next look", "sweep.lua", "score_at(wallet.keys[OPEN], expired) or 0", "0"),
     # --- extend
     Mutant("extend shortens", "extend.lua", "math.max(hold.expire_ms, wallet.now + ttl_ms)", "wallet.now + ttl_ms"),

@@ -125,11 +125,14 @@ local function keep_settled(wallet, hold, tombstone_ms)
   due_by(wallet, wallet.now + tombstone_ms)
 end
 
--- Moves a hold to a final state.
+-- Moves a hold to a final state. One that has expired is not among the open ones any more, one that never expires (a
+-- charge, a tombstone) never was.
 local function close_hold(wallet, hold, state, tombstone_ms)
+  if hold.state == 'HELD' and hold.expire_ms ~= 0 then
+    queue_removal(wallet, 'ZREM', wallet.keys[OPEN], hold.hold_id)
+  end
   hold.state = state
   hold.settle_ms = wallet.now
-  queue(wallet, 'ZREM', wallet.keys[OPEN], hold.hold_id)
   keep_settled(wallet, hold, tombstone_ms)
 end
 

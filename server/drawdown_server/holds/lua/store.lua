@@ -109,7 +109,7 @@ local FORMAT = 2 -- of everything that is kept of a wallet: with another number,
 local function new_wallet(keys, request, now)
   return {
     keys = keys, now = now, tenant_id = request.tenant_id, wallet_id = request.wallet_id,
-    assets = {}, writes = {}, lines = {}, cap_usage = {}, periods = {}, counters = {}, counted = {}, forget = {},
+    assets = {}, writes = {}, removals = {}, lines = {}, cap_usage = {}, periods = {}, counters = {}, counted = {}, forget = {},
     appended_ms = 0,
   }
 end
@@ -135,6 +135,12 @@ end
 
 local function queue(wallet, ...)
   wallet.writes[#wallet.writes + 1] = { ... }
+end
+
+-- Takes something out of a key that is gone when it was the last: after all other writes, each thing once and only what
+-- is there. While a slot of a cluster is MIGRATING, Valkey stops a script at a key that it has emptied itself.
+local function queue_removal(wallet, ...)
+  wallet.removals[#wallet.removals + 1] = { ... }
 end
 
 -- The sweep must look at this wallet no later than `due_ms`; 0 asks for nothing.

@@ -43,8 +43,8 @@ local function forget_tombstones(wallet)
     end
   end
   if #forgotten > 0 then
-    queue(wallet, 'HDEL', wallet.keys[HOLDS], unpack(forgotten))
-    queue(wallet, 'ZREM', wallet.keys[SETTLED], unpack(forgotten))
+    queue_removal(wallet, 'HDEL', wallet.keys[HOLDS], unpack(forgotten))
+    queue_removal(wallet, 'ZREM', wallet.keys[SETTLED], unpack(forgotten))
   end
   return #due / 2, #forgotten
 end
@@ -58,7 +58,7 @@ local function forget_counters(wallet)
     local window, period = counter:match('|([A-Z]+)|(%d+)$')
     local current = period_of(window, wallet.now - COUNTER_KEPT_MS)
     if tonumber(period) < current then
-      queue(wallet, 'HDEL', wallet.keys[CAPS], counter)
+      queue_removal(wallet, 'HDEL', wallet.keys[CAPS], counter)
     end
   end
 end
@@ -114,7 +114,7 @@ function VERBS.sweep(keys, args)
     wallet.due_ms = sooner(wallet.due_ms, wallet.now + RETRY_MS)
   end
   if wallet.due_ms == 0 then
-    queue(wallet, 'ZREM', keys[DUE], member)
+    queue_removal(wallet, 'ZREM', keys[DUE], member)
   else
     queue(wallet, 'ZADD', keys[DUE], wallet.due_ms, member)
   end

@@ -27,6 +27,9 @@ local function save(wallet)
     local from_ms = math.max(wallet.now, wallet.appended_ms)
     redis.call('ZADD', wallet.keys[SETTLED], from_ms + tombstone_ms, hold_id)
   end
+  for _, removal in ipairs(wallet.removals) do
+    redis.call(unpack(removal))
+  end
 end
 
 local VERBS = {} -- the library's functions, by name
