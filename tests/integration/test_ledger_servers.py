@@ -11,7 +11,7 @@ from drawdown_server.app import open_stores
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import build_library, load_library
-from drawdown_server.holds.nodes import OneNode
+from drawdown_server.holds.nodes import OneNode, RunIds
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.ledger import servers, streams
 from drawdown_server.ledger.presence import Presence
@@ -110,6 +110,38 @@ async def test_a_presence_renews_its_claim_until_it_ends(
         running.cancel()
     await presence.end()
     await store.claim_store("other", "other run")
+
+
+class FailedOver(OneNode):
+    """The primaries of a cluster as one process after the other learns that one of them was replaced."""
+
+    def __init__(self, redis: Redis, *run_ids: str) -> None:
+        super().__init__(redis)
+        self.run_ids = frozenset(run_ids)
+
+    async def read_run_ids(self) -> RunIds:
+        return RunIds(self.run_ids, self.run_ids)
+
+    async def disconnect(self) -> None:
+        """There is nothing to cut."""
+
+
+async def test_a_failover_that_another_process_has_not_noticed_costs_no_claim_on_the_other_primaries(
+    store: LedgerStore, redis: Redis
+) -> None:
+    nodes = FailedOver(redis, "one", "two")
+    presence = Presence(nodes, store, "me")
+    await presence.claim()
+    await store.claim_store("other", "one+two", "one+two")
+    nodes.run_ids = frozenset({"one", "three"})  # three takes the place of two
+    with pytest.raises(OtherStoreError):
+        await presence.claim()
+    assert await store.renew_claim("me", "one"), "it serves from there all the time"
+    with pytest.raises(OtherStoreError):
+        await store.claim_store("stranger", "elsewhere")
+    assert await store.renew_claim("other", "one")  # it has noticed
+    await presence.claim()
+    assert {claim.run_id for claim in await store.list_claims()} == {"one", "one+three"}
 
 
 async def test_a_presence_that_slept_while_another_valkey_took_over_distrusts_its_own(

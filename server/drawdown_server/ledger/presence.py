@@ -82,15 +82,22 @@ class Presence:
         """Claim the Valkey that the URL leads to now; what was connected before is not it.
 
         Raises:
-            OtherStoreError: Others serve from another Valkey.
+            OtherStoreError: Others serve from another Valkey. Of a cluster, the primaries that were claimed before and
+                are still there stay claimed: they are served on.
             StoreUnavailableError: A store did not answer.
         """
         await self._nodes.refresh()
         await self._nodes.disconnect()
         async with self._claiming:
             self._claims += 1
+            before = self._claimed
             self._claimed, self._known = await self._nodes.read_run_ids()
-            await self._store.claim_store(self._server_id, run_id_of(self._claimed), self.run_id)
+            kept = before & self._claimed
+            try:
+                await self._store.claim_store(self._server_id, run_id_of(self._claimed), self.run_id, keeps=bool(kept))
+            except OtherStoreError:
+                self._claimed = kept
+                raise
 
     async def run(self, connection: StoreConnection, verify: Verify) -> None:
         """Renew the claim until cancelled; when it is lost to others, make the connection verify itself anew.

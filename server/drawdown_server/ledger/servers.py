@@ -53,7 +53,7 @@ class OtherStoreError(ConfigurationError):
 class ServerStore(Database):
     """Claims."""
 
-    async def claim_store(self, server_id: str, run_id: str, known: str | None = None) -> None:
+    async def claim_store(self, server_id: str, run_id: str, known: str | None = None, *, keeps: bool = False) -> None:
         """Claim a Valkey for this process, which gives up what it claimed before.
 
         Args:
@@ -62,9 +62,11 @@ class ServerStore(Database):
             known: All primaries that the cluster has, as this process knows it; None: there are no others. Whoever
                 serves from one that is not among them serves from another cluster, or from a primary that is none any
                 more.
+            keeps: Whether a claim that fails leaves the one from before, because a part of that is served on.
 
         Raises:
-            OtherStoreError: Somebody serves from another one; this process now has no claim.
+            OtherStoreError: Somebody serves from another one; unless it keeps the one from before, this process now has
+                no claim.
         """
         async with self._transaction() as connection:
             await connection.execute(QUERIES["installation_lock"])  # one claim at a time
@@ -72,7 +74,7 @@ class ServerStore(Database):
             if other is None:
                 await connection.execute(QUERIES["server_set"], server_id, run_id, CLAIM_TTL_S)
                 await connection.execute(QUERIES["servers_forget"])
-            else:
+            elif not keeps:
                 await connection.execute(QUERIES["server_remove"], server_id)
         if other is not None:
             raise OtherStoreError(
