@@ -109,8 +109,8 @@ local FORMAT = 2 -- of everything that is kept of a wallet: with another number,
 local function new_wallet(keys, request, now)
   return {
     keys = keys, now = now, tenant_id = request.tenant_id, wallet_id = request.wallet_id,
-    assets = {}, writes = {}, removals = {}, lines = {}, cap_usage = {}, periods = {}, counters = {}, counted = {}, forget = {},
-    appended_ms = 0,
+    assets = {}, writes = {}, removals = {}, lines = {}, cap_usage = {}, periods = {}, counters = {}, counted = {},
+    forget = {}, appended_ms = 0,
   }
 end
 
