@@ -10,9 +10,12 @@ import pytest
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import types_pb2
 from drawdown_server.app import open_stores
+from drawdown_server.dev.process import free_port
 from drawdown_server.dev.valkey import ValkeyProcess
+from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.nodes import OneNode
+from drawdown_server.holds.startup import open_client
 from drawdown_server.ledger.reconcile import reconcile
 from drawdown_server.wallets.evictor import PRESSURE_IDLE_S, Evictor
 from drawdown_server.wallets.waker import Waker
@@ -21,6 +24,8 @@ from integration.server import grant_request, run_server, settings, until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from redis.asyncio import Redis
 
     from drawdown_server.config import Config
     from drawdown_server.stores import Stores
@@ -191,6 +196,36 @@ async def test_a_waker_that_starts_finds_what_was_missed_and_wakes_nobody_twice(
         assert waker.woken_total == 4
         assert not await waker.run_once()
         assert waker.woken_total == 4
+
+
+class FirstIsLost(OneNode):
+    """A cluster whose first primary does not answer, and whose second has everything."""
+
+    def __init__(self, lost: Redis, client: Redis) -> None:
+        super().__init__(client)
+        self._lost = lost
+
+    @property
+    def clients(self) -> list[Redis]:
+        return [self._lost, self.of(0)]
+
+
+async def test_a_primary_that_is_lost_keeps_no_idle_wallet_on_the_others(valkey_url: str, postgres_url: str) -> None:
+    config = settings(valkey_url, postgres_url)
+    async with (
+        run_server(config.model_copy(update={"evict_idle_s": 0})) as server,
+        open_client(f"redis://127.0.0.1:{free_port()}", timeout_ms=1_000) as lost,
+    ):
+        idle = await server.wallet(USD=100)
+        await server.audit.assert_conserved(idle)
+        stores = server.audit.stores
+        await make_idle(stores.nodes.of(0), names_of(config, idle)[0], IDLE_S + 1)
+        nodes = FirstIsLost(lost, stores.nodes.of(0))
+        evictor = Evictor(nodes, stores.holds, stores.ledger, idle_s=IDLE_S, interval_ms=1)
+        with pytest.raises(StoreUnavailableError):
+            await evictor.run_once()
+        assert await is_gone(server, idle)
+        await server.assert_conserved(idle)
 
 
 async def test_memory_that_is_short_lets_wallets_go_sooner(data_dir: Path, postgres_url: str) -> None:

@@ -88,12 +88,21 @@ class Evictor:
         """One round. Returns whether to go on at once: memory is short, and this round has freed some.
 
         Raises:
-            StoreUnavailableError: A store did not answer.
+            StoreUnavailableError: A store did not answer; other nodes have been walked through all the same.
             redis.exceptions.RedisError: The store does not allow what this needs (SCAN, HGET, INFO).
         """
         clients = self._nodes.clients
         self._cursors = {client: self._cursors.get(client, 0) for client in clients}
-        return any([await self._walk(client) for client in clients])
+        more = False
+        failure: StoreUnavailableError | None = None
+        for client in clients:
+            try:
+                more = await self._walk(client) or more
+            except StoreUnavailableError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return more
 
     async def _walk(self, client: Redis) -> bool:
         """A round of one node."""
