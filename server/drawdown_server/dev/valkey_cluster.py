@@ -37,6 +37,8 @@ WAIT_S: Final = 60.0
 MIGRATE_TIMEOUT_MS: Final = 10_000
 KEYS_PER_MIGRATE: Final = 10
 """As ``valkey-cli --cluster reshard``: a node that sends many at once answers nobody meanwhile."""
+MANUAL_FAILOVER_S: Final = 6.0
+"""A node gives a failover that it was asked for 5 s, then it forgets it: an operator asks again."""
 POLL_S: Final = 0.01
 SLOTS_PART: Final = 8
 """Where the slots begin in a line of CLUSTER NODES."""
@@ -268,12 +270,26 @@ class ValkeyCluster(Startable):
             how: ``""`` loses nothing: both wait for each other. ``FORCE`` waits for the other primaries alone,
                 ``TAKEOVER`` for nobody.
         """
-        replica.ask("CLUSTER", "FAILOVER", *([how] if how else []))
-        self.wait_until_promoted(replica)
+        asked_s = 0.0
+
+        def promoted() -> bool:
+            nonlocal asked_s
+            if self._has_slots(replica):
+                return True
+            if time.monotonic() - asked_s > MANUAL_FAILOVER_S and replica.replication()["role"] == "slave":
+                replica.ask("CLUSTER", "FAILOVER", *([how] if how else []))
+                asked_s = time.monotonic()
+            return False
+
+        wait_for(promoted, "the replica is not promoted")
 
     def wait_until_promoted(self, replica: ClusterNode) -> None:
         """Wait until a replica has slots, and all that run know it."""
-        wait_for(lambda: all(replica.node_id in node.slots() for node in self.running), "the replica is not promoted")
+        wait_for(lambda: self._has_slots(replica), "the replica is not promoted")
+
+    def _has_slots(self, node: ClusterNode) -> bool:
+        """Whether a node is a primary with slots in the eyes of all that run."""
+        return all(node.node_id in other.slots() for other in self.running)
 
     @contextmanager
     def moving(self, slot: int, target: ClusterNode) -> Iterator[Callable[[int], int]]:
