@@ -28,8 +28,7 @@ MEMORY: Final = "memory, assets 1"
 MEGA, GIGA = 1e6, 1e9
 GIB: Final = 2**30
 HOUR_S, DAY_S = 3_600, 86_400
-SPLIT: Final = "another installation for some of the tenants"
-MORE_POSTGRES: Final = f"{SPLIT}, or a Postgres that is spread by tenant"
+MORE_POSTGRES: Final = "another installation for some of the tenants, or a Postgres that is spread by tenant"
 Samples = Sequence[Mapping[str, Any]]
 
 
@@ -172,7 +171,7 @@ def limits(costs: Costs, assumed: Assumptions) -> list[Limit]:
             Limit(f"one worker, {name}", core / route.us, "more workers: they keep no state")
             for name, route in costs.routes.items()
         ),
-        Limit("one Valkey primary", core / costs.store_us, SPLIT),
+        Limit("one Valkey primary", core / costs.store_us, "more primaries: a cluster spreads the partitions"),
         Limit("one flusher", assumed.busy * costs.flushed_per_s, "more flushers: they share the partitions"),
         Limit(
             f"one Postgres of {assumed.postgres_cores} cores",
