@@ -75,8 +75,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 GARBAGE_OBJECTS: Final = 5_000
-"""New objects between two collections. With Python's 700 each looks again at most of what a few Batches are made of, which
-took a tenth of their time; so many are some MB at most."""
+"""New objects between two collections. With Python's 700 each looks again at most of what a few Batches are made of,
+which took a tenth of their time; so many are some MB at most."""
 
 
 @asynccontextmanager
