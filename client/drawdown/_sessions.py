@@ -42,7 +42,7 @@ LOST_IN_A_WRITE: Final = "Internal error from Core"
 OPERATIONS_MAX: Final = 256
 """In one message: the server has no more under way."""
 BYTES_MAX: Final = 512 * 1024
-"""In one message, but for one that is larger by itself: half of what the server takes."""
+"""In one message: half of what the server takes. An operation that is larger is a call by itself."""
 BUSY_AT: Final = 32
 """Calls in flight on the one Session of each connection when connections get more of them. Fewer cost both sides less,
 since more calls share a message; more reach more servers, and past this there is little left to share."""
@@ -165,7 +165,7 @@ class Session:
             self._write_soon()
 
     def _write_soon(self) -> None:
-        if self._writer is None:
+        if self._writer is None or self._writer.done():  # done: it was cancelled before it began
             self._writer = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
@@ -174,7 +174,7 @@ class Session:
                 await self._call.write(self._next_message())
             if self.is_leaving:
                 await self._call.done_writing()
-        except (grpc.RpcError, asyncio.InvalidStateError):
+        except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
             pass  # the stream is over: whoever reads it says so
         finally:
             self._writer = None
@@ -202,12 +202,18 @@ class Session:
         except DecodeError:
             self._call.cancel()
             self._end(lambda: InternalError("a session cannot be read", code=grpc.StatusCode.INTERNAL))
+        except asyncio.CancelledError:  # with all tasks of the loop: from here on nobody reads
+            self._call.cancel()
+            self._end(lambda: UnavailableError("the stream was given up", code=grpc.StatusCode.UNAVAILABLE))
+            raise
 
     def _end(self, error: Callable[[], DrawdownError]) -> None:
         self.is_leaving = True
-        if not self.is_taken:
-            self._on_refused(error())
-        self._fail(lambda: _LostError(error()))
+        ended = error()
+        # That a server does not know streams may be known a moment after its first answer.
+        if not self.is_taken or ended.code is grpc.StatusCode.UNIMPLEMENTED:
+            self._on_refused(ended)
+        self._fail(lambda: _LostError(_retryable(error())))
 
     def _take(self, response: pb.SessionResponse) -> None:
         for result in response.results:
@@ -230,6 +236,13 @@ def _lost(status: grpc.RpcError) -> DrawdownError:
     if status.details() == LOST_IN_A_WRITE:
         return UnavailableError("the connection was lost", code=grpc.StatusCode.UNAVAILABLE)
     return to_exception(status)
+
+
+def _retryable(error: DrawdownError) -> DrawdownError:
+    """What became of a call on a stream that ended so: a proxy's limits for streams are no answer to the call."""
+    if error.code in RETRYABLE:
+        return error
+    return UnavailableError(error.message, code=grpc.StatusCode.UNAVAILABLE)
 
 
 def open_channel(settings: Settings) -> grpc.aio.Channel:
@@ -271,6 +284,8 @@ class Sessions:
             DrawdownError: As the call by itself would raise it.
             NoSessionsError: There is none. What was sent before may have been done: it is to be sent again.
         """
+        if operation.ByteSize() > BYTES_MAX:  # a stream would end with it: it goes, and fails, by itself
+            raise NoSessionsError(timeout_s)
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         for attempt in itertools.count(1):
@@ -308,7 +323,7 @@ class Sessions:
         """The one for the next call; None while none is taken."""
         connections = len(self._methods)
         best = self._idlest(connections)
-        if best is not None and best.in_flight >= BUSY_AT:
+        if best is None or best.in_flight >= BUSY_AT:
             best = self._idlest(connections * SESSIONS_PER_CONNECTION)
         return best
 

@@ -280,7 +280,7 @@ async def serve(
         if identity.certificates is not None:
             metrics.follow_reloads("callers", identity.certificates)
         gate = build_gate(config, identity.credentials, metrics, tracing, stores.ledger)
-        health = Health(service_names())
+        health = Health(service_names(), gate.send_away)
         server = build_server(
             config, stores, changes, identity.secrets, gate, health, shares_ports=is_replaced is not None
         )

@@ -204,7 +204,7 @@ async def test_a_hold_is_remembered_until_it_is_recorded_also_when_the_clock_wen
                 assert (await wallet.read_hold(hold_id)).hold_id == hold_id
         await step(clock, stage.store, 2)
         await wallet.sweep(recorded=True)
-        assert await stage.client.hkeys(wallet.keys[4]) == [b"recorded"]
+        assert await stage.nodes.of(0).hkeys(wallet.keys[4]) == [b"recorded"]
 
 
 @pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S], ids=["forwards", "backwards"])

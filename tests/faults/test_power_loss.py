@@ -87,7 +87,7 @@ async def test_a_log_that_ends_anywhere_gives_back_a_whole_state(data_dir: Path,
         log = log_of(data_dir / "first")
         wallet = await stage.wallet()
         async for name in last_scripts(wallet):
-            states.append((log.stat().st_size, name, await whole_state(stage.client)))
+            states.append((log.stat().st_size, name, await whole_state(stage.nodes.of(0))))
             await assert_conserved(wallet)
         shutil.copytree(data_dir / "first" / "data", data_dir / "copy" / "data")
     whole = log_of(data_dir / "copy").read_bytes()

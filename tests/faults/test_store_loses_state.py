@@ -191,10 +191,12 @@ async def test_reconnecting_again_and_again_without_postgres_leaves_no_connectio
         wallet = await server.wallet(USD=10)
         attempts, claim = 0, LedgerStore.claim_store
 
-        async def counted(ledger: LedgerStore, server_id: str, run_id: str, known: str | None = None) -> None:
+        async def counted(
+            ledger: LedgerStore, server_id: str, run_id: str, known: str | None = None, *, keeps: bool = False
+        ) -> None:
             nonlocal attempts
             attempts += 1
-            await claim(ledger, server_id, run_id, known)
+            await claim(ledger, server_id, run_id, known, keeps=keeps)
 
         monkeypatch.setattr(LedgerStore, "claim_store", counted)
         await asyncio.to_thread(postgres_process.stop)

@@ -11,12 +11,13 @@ are those of the invariants in server/README.md:
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from drawdown_server.app import open_stores
-from drawdown_server.errors import DrawdownError, ErrorReason
+from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
 from drawdown_server.holds.messages import ListHoldsRequest, ReadCapsReply, ReadCapsRequest
 from drawdown_server.ledger.events import LineKind
 from drawdown_server.ledger.reconcile import reconcile_wallet
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 LIMIT = 100_000
 """More rows than any test makes."""
 CUT_TIMEOUT_S = 60.0
+BACK_TIMEOUT_S, BACK_POLL_S = 30.0, 0.05
 
 
 class Audit:
@@ -44,12 +46,16 @@ class Audit:
 
     async def read_live(self, tenant_id: str, wallet_id: str) -> WalletReading | None:
         """The wallet with its grants; None when it is not in Valkey. (``reconcile.LiveWallets``)"""
-        try:
-            return await self.stores.holds.read(tenant_id, wallet_id, with_grants=True)
-        except DrawdownError as error:
-            if error.reason is ErrorReason.WALLET_NOT_FOUND:
-                return None
-            raise
+        async with asyncio.timeout(BACK_TIMEOUT_S):
+            while True:
+                try:
+                    return await self.stores.holds.read(tenant_id, wallet_id, with_grants=True)
+                except StoreUnavailableError:  # after a failover the auditor, too, waits until the old one is given up
+                    await asyncio.sleep(BACK_POLL_S)
+                except DrawdownError as error:
+                    if error.reason is ErrorReason.WALLET_NOT_FOUND:
+                        return None
+                    raise
 
     async def read_caps(self, request: ReadCapsRequest) -> ReadCapsReply:
         """Its caps and how they stand. (``reconcile.LiveWallets``)"""

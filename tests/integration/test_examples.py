@@ -91,7 +91,7 @@ async def reader(valkey_process: ValkeyProcess, postgres_process: PostgresProces
     clock = Redis.from_url(valkey_process.url)
     clock.set(CLOCK, round(START.timestamp() * 1000))
 
-    async def now_ms(_: HoldStore) -> int:
+    async def now_ms(_: HoldStore, partition: int = 0) -> int:  # noqa: ARG001  # there is one clock
         return int(clock.get(CLOCK) or 0)
 
     name = f"examples_{uuid4().hex[:12]}"

@@ -67,7 +67,7 @@ class Writer:
     async def state(self) -> State:
         """Everything that the wallet's scripts can write. Not DUMP: it shows hashes in an order of the process."""
         meta, outbox, due, wallet, holds, open_holds, settled, caps = self.wallet.keys
-        async with self._stage.client.pipeline(transaction=True) as pipeline:
+        async with self._stage.nodes.of(0).pipeline(transaction=True) as pipeline:
             for key in (meta, wallet, holds, caps):
                 pipeline.hgetall(key)
             for key in (due, open_holds, settled):
@@ -187,7 +187,7 @@ async def answers(stage: Stage) -> None:
         while True:
             try:
                 await stage.store.now_ms()
-                await stage.client.ping()
+                await stage.nodes.of(0).ping()
             except (DrawdownError, RedisError):
                 await asyncio.sleep(0.01)
             else:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from drawdown_server.rpc.gate import CallContext, Gate
     from drawdown_server.wallets.assets import AssetRegistry
 
+LATE_S: Final = 0.001
+"""Age of a stream that comes to a server that is ending, when its client is asked to leave; not before it is let in."""
 OPERATIONS_MAX: Final = 256
 """In one message. Past some dozens a larger one saves nothing, and nobody else gets a turn while it is begun."""
 _RESULTS: Final = wire.message_key(pb.BatchResponse.RESULTS_FIELD_NUMBER)
@@ -55,7 +57,7 @@ class CarryingService(AuthorizationService):
     ) -> None:
         super().__init__(holds, ledger, assets, limits, tokens, confirmations)
         self._operations = Operations(self, gate)
-        self._streams = gate.streams
+        self._gate = gate
         self._session_age_s = session_age_s
 
     async def Batch(  # noqa: N802
@@ -80,12 +82,13 @@ class CarryingService(AuthorizationService):
     ) -> None:
         """Serve a stream of operations."""
         metadata, carrier = context.invocation_metadata(), cast("CallContext", context)
-        session = Session(self._operations, metadata, carrier, age_s=self._session_age_s)
-        self._streams.add(session)
+        age_s = LATE_S if self._gate.is_ending else self._session_age_s
+        session = Session(self._operations, metadata, carrier, age_s=age_s)
+        self._gate.streams.add(session)
         try:
             await session.run()
         finally:
-            self._streams.discard(session)
+            self._gate.streams.discard(session)
 
 
 def _turns(operations: Sequence[pb.Operation]) -> list[Turn | None]:

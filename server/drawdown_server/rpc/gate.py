@@ -114,6 +114,8 @@ class Gate:
         self._idle.set()
         self.streams: set[LongStream] = set()
         """Those that carry operations."""
+        self.is_ending = False
+        """Whether streams that come now are to leave again soon."""
         self._going_on: set[asyncio.Task[object]] = set()
         self.abandoned: Counter[tuple[str, str]] = Counter()
         """Calls of administrators that went on without their caller, by method and status."""
@@ -122,6 +124,11 @@ class Gate:
         """Ask the clients of all streams to leave."""
         for stream in self.streams:
             stream.go_away()
+
+    def send_away_for_good(self) -> None:
+        """The same, and those that come from here on too: this server is ending."""
+        self.is_ending = True
+        self.send_away()
 
     def refuse_new(self) -> None:
         """Answer every new call with UNAVAILABLE: this server is ending, another one will take it."""

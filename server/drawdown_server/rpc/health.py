@@ -49,10 +49,13 @@ class Health:
 
     Args:
         services: Full names of our own services.
+        on_problem: Called after it was told that there is a problem: what health checks do not end, open streams, is to
+            be left as well.
     """
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self, services: Sequence[str], on_problem: Callable[[], None] = lambda: None) -> None:
         self._names = ("", *services)
+        self._on_problem = on_problem
         self._servicer = _Servicer()
         self._problem: DrawdownError | None = StoreUnavailableError("server", "this server is starting")
 
@@ -69,6 +72,8 @@ class Health:
         for name in self._names:
             await self._servicer.set(name, _STATUS.SERVING if problem is None else _STATUS.NOT_SERVING)
         await self._servicer.set(LIVENESS, _STATUS.SERVING)
+        if problem is not None:
+            self._on_problem()
 
     def leave(self) -> None:
         """Tell those who ask (Check, readiness) to send nobody here; those who are connected (Watch) stay for now.
