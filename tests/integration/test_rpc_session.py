@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown_server import app
 from drawdown_server.app import open_stores
+from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.identity.scopes import Scope
 from drawdown_server.rpc.session import IN_FLIGHT_MAX
 from drawdown_server.rpc.transport import OPERATION_BYTES_MAX
@@ -23,6 +24,7 @@ from integration.test_rpc_batch import operation, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
 
     from google.protobuf.message import Message
 
@@ -304,3 +306,18 @@ async def test_each_has_a_line_in_the_log_under_its_own_trace(shared_config: Con
     assert told[-2:] == [("Commit", "NOT_FOUND"), ("Session", "OK")]
     traced = [line.get("trace_id") for line in logs if line["event"] == "rpc"]
     assert traced[-2:] == ["1" * 32, None]
+
+
+async def test_a_server_whose_valkey_is_down_asks_to_leave(
+    shared_config: Config, postgres_url: str, data_dir: Path
+) -> None:
+    """Health checks end no open stream: its client would go on to fail where others serve."""
+    with ValkeyProcess(data_dir, appendfsync="no") as valkey:
+        async with slow_server(shared_config, valkey_url=valkey.url, postgres_url=postgres_url) as lonely:
+            stream = Stream(lonely)
+            await stream.send(pb.ReleaseRequest(wallet_id="w", hold_id="h"))
+            await stream.receive(1)
+            valkey.kill()
+            while not stream.going_away:
+                await stream.read()
+            valkey.start()

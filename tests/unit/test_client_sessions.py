@@ -12,7 +12,7 @@ import pytest
 
 import drawdown
 from drawdown import _session_thread
-from drawdown._sessions import BUSY_AT
+from drawdown._sessions import BUSY_AT, BYTES_MAX
 from fake_drawdown import THREADS, WAIT_S, FakeDrawdown, committed
 
 COMMIT: Final[dict[str, Any]] = {"wallet_id": "demo", "hold_id": "h", "amounts": {"USD": 5}}
@@ -92,6 +92,28 @@ async def test_another_session_is_opened_when_each_is_busy(fake: FakeDrawdown) -
         go_on.set()
         for result in await asyncio.gather(*calls):
             assert result.debited == {"USD": 5}
+
+
+async def test_a_call_too_large_for_a_stream_goes_by_itself_and_leaves_it_to_the_others(fake: FakeDrawdown) -> None:
+    fake.answer("Commit", ANSWER)
+    async with drawdown.AsyncClient(fake.target) as client:
+        await commit_until_there_is_a_session(client)
+        large = b"x" * (BYTES_MAX + 1)
+        assert (await client.commit(**COMMIT, hold_token=large)).debited == {"USD": 5}
+        await commit_until_there_is_a_session(client)
+    assert len(fake.calls("Session")) == 1
+
+
+async def test_a_stream_that_nobody_reads_any_more_is_left(fake: FakeDrawdown) -> None:
+    fake.answer("Commit", ANSWER)
+    async with drawdown.AsyncClient(fake.target) as client:
+        await commit_until_there_is_a_session(client)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:  # as a program does that ends, before it gives its holds back
+            task.cancel()
+        await asyncio.wait(others)
+        async with asyncio.timeout(WAIT_S):
+            assert (await client.commit(**COMMIT)).debited == {"USD": 5}
 
 
 def test_a_client_of_the_process_before_a_fork_says_so(fake: FakeDrawdown) -> None:

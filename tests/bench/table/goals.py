@@ -144,8 +144,9 @@ GOALS: Final = (
     ),
     _ratio("Session, calls/s: of unary's, 32 at once", _rate, "session c32", "authorize c32", 2.0),
     _ratio("the same, 128 at once", _rate, "session c128", "authorize c128", 2.0),
-    _ratio("Batch of 32, calls/s: of the raw pipeline's", _rate, "batch of 32 c1", "fcall c32", 0.70),
-    _ratio("the same, everysec", _rate, "batch of 32, everysec c1", "fcall, everysec c32", 0.70),
+    _ratio("Batches of 32, four at once, calls/s: of the raw pipeline's", _rate, "batch of 32 c4", "fcall c128", 0.70),
+    _ratio("the same, everysec", _rate, "batch of 32, everysec c4", "fcall, everysec c128", 0.70),
+    _ratio("one at a time, of as many in flight on the raw pipeline", _rate, "batch of 32 c1", "fcall c32", 0.70),
     Goal("flusher, entries/s", ("flush, entries",), _rate("flush, entries"), ENTRIES_PER_S, is_least=True),
     Goal(
         "oldest event that waits for the ledger, ms",

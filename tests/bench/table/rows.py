@@ -156,7 +156,7 @@ class Rows:
             rows.append(self._ours(f"authorize c{n}", SIMPLEST, n))
             rows.append(self._ours(f"session c{n}", SIMPLEST, n, "session", 2))
         raw_meters = (self._stack.raw_store.meter,)
-        rows += [Row(f"fcall c{n}", self._raw(), raw_meters, n, times=2) for n in (1, USUAL)]
+        rows += [Row(f"fcall c{n}", self._raw(), raw_meters, n, times=2) for n in (1, USUAL, 4 * BATCH)]
         batch = self._grpc(ours, authorize_step(SIMPLEST, "batch"), mode=f"batch:{BATCH}")
         rows.append(Row("batch of 32 c1", batch, self._meters, 1, times=2, batch=BATCH))
         rows.append(Row("batch of 32 c4", batch, self._meters, 4, times=2, batch=BATCH))
@@ -189,7 +189,7 @@ class Rows:
         ways = (
             ("authorize", "unary", USUAL, 1),
             ("session", "session", USUAL, 1),
-            ("batch of 32", "batch:32", 1, BATCH),
+            ("batch of 32", "batch:32", 4, BATCH),
         )
         rows = [
             Row(
@@ -203,7 +203,8 @@ class Rows:
             )
             for name, mode, concurrency, batch in ways
         ]
-        return [*rows, Row("fcall, everysec c32", self._raw(), (raw.meter,), times=2, everysec=raw)]
+        raw_row = Row("fcall, everysec c128", self._raw(), (raw.meter,), 4 * BATCH, times=2, everysec=raw)
+        return [*rows, raw_row]
 
     def rivals(self) -> list[Row]:
         """What users build themselves, and ours in the same shape."""

@@ -28,6 +28,7 @@ from drawdown_server.holds.messages import (
     PackedGrant,
 )
 from drawdown_server.holds.model import ExpiryAction, GrantSource, WalletState
+from drawdown_server.holds.nodes import OneNode
 from drawdown_server.holds.startup import open_client
 from drawdown_server.holds.store import HoldStore
 from drawdown_server.ledger.backlog import Backlog
@@ -176,7 +177,7 @@ async def drawdown_server(
         yield Ours(
             Side(port, server.process.pid, key),
             Side(0, flusher.process.pid),
-            Backlog(store.client, LedgerStore(pool)),
+            Backlog(OneNode(store.client), LedgerStore(pool)),
         )
 
 
