@@ -100,8 +100,9 @@ class AsyncClient:
         metadata: Sent with every call, e.g. ``[("x-request-source", "gateway-3")]``.
         transport: How the data plane's calls travel: ``"session"``, over a few long-lived streams, together with what
             is called at the same time; or ``"unary"``, each as an RPC of its own. A call behaves the same, and is an
-            RPC while there is no stream. None: ``"session"`` for asyncio, where it costs both sides less than half;
-            ``"unary"`` for threads, of which one that calls alone would wait longer.
+            RPC while there is no stream. None: ``"session"`` for asyncio, where many calls at once cost both sides less
+            than half; ``"unary"`` for threads, of which one that calls alone would wait longer. Instrumentation of gRPC
+            sees a Session as one stream: for a trace per call use ``"unary"``.
 
     Raises:
         ValueError: A setting breaks its rule; among others, an API key would go to another machine in plain text.

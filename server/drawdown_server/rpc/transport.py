@@ -22,10 +22,10 @@ CLIENT_PING_MS: Final = 5_000
 """A client may ask so often whether we are still there (ours does after 10 s); gRPC's own 5 minutes would drop it."""
 
 CONNECTION_GRACE_MS: Final = 60_000
-"""How long calls on a connection that is old may go on: longer than any call, of which those that wait for the ledger
-are the longest (30 s). Then streams such as Watch are ended; who follows one has a new connection by then."""
-AGE_JITTER: Final = 1.1
-"""gRPC ends a connection up to so many times its age later, so that not all clients come at once."""
+"""How long calls on a connection that is old may go on at least: longer than any call, of which those that wait for the
+ledger are the longest (30 s). Then streams such as Watch are ended; who follows one has a new connection by then."""
+AGE_JITTER: Final = 0.1
+"""gRPC ends a connection up to this part of its age earlier or later, so that not all clients come at once."""
 
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", CARRIER_BYTES_MAX),
@@ -58,8 +58,13 @@ def server_options(*, connections_max: int, connection_age_s: float, shares_port
     ]
     if connection_age_s:
         options.append(("grpc.max_connection_age_ms", int(connection_age_s * 1000)))
-        options.append(("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS))
+        options.append(("grpc.max_connection_age_grace_ms", int(_grace_s(connection_age_s) * 1000)))
     return options
+
+
+def _grace_s(connection_age_s: float) -> float:
+    """Longer by what connections differ in age: the earliest must not be over before its Session was asked to leave."""
+    return CONNECTION_GRACE_MS / 1000 + 2 * AGE_JITTER * connection_age_s
 
 
 def session_age_s(connection_age_s: float) -> float:
@@ -67,4 +72,4 @@ def session_age_s(connection_age_s: float) -> float:
 
     Its connection is old by then for certain, so the next Session has a new one, and the grace is not over.
     """
-    return connection_age_s * AGE_JITTER + CONNECTION_GRACE_MS / 2000 if connection_age_s else 0.0
+    return connection_age_s * (1 + AGE_JITTER) + CONNECTION_GRACE_MS / 2000 if connection_age_s else 0.0
