@@ -58,12 +58,10 @@ async def end_calls(
         grace_s: How long calls in flight may take.
     """
     stop_listening(ports)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LEAVE_WAIT_S):
-            await health.send_away()  # first: who is sent away from a stream must not find this server again
     gate.send_away_for_good()
     with suppress(TimeoutError):
         async with asyncio.timeout(LEAVE_WAIT_S):
+            await health.send_away()
             await _quiet(gate)
     gate.refuse_new()
     with suppress(TimeoutError):
