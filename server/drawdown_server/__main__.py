@@ -26,6 +26,7 @@ from drawdown_server.commands.status import run_status
 from drawdown_server.commands.workers import run_worker, run_workers
 from drawdown_server.config import Config, new_token_key
 from drawdown_server.errors import ConfigurationError, DrawdownError
+from drawdown_server.garbage import keep_what_is_loaded
 from drawdown_server.identity.scopes import Scope
 from drawdown_server.ledger.migrations import migrate as run_migrations
 from drawdown_server.ledger.rights import grant_rights
@@ -51,7 +52,7 @@ def serve(context: typer.Context) -> None:
     """Serve Authorize, Commit and Release."""
     config = _config(context)
     if config.workers == 1:
-        _run(run_serve(config))
+        _run(run_serve(config, on_ready=lambda _: keep_what_is_loaded()))
     else:
         _run(run_workers(config, context.args), run=asyncio.run)  # whose way to start processes forks nothing
 

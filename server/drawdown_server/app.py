@@ -6,9 +6,8 @@ Read it top to bottom: what is opened first is closed last.
 from __future__ import annotations
 
 import asyncio
-import gc
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -73,10 +72,6 @@ if TYPE_CHECKING:
     from drawdown_server.telemetry.tracing import Tracing
 
 log = structlog.get_logger(__name__)
-
-GARBAGE_OBJECTS: Final = 5_000
-"""New objects between two collections. With Python's 700 each looks again at most of what a few Batches are made of,
-which took a tenth of their time; so many are some MB at most."""
 
 
 @asynccontextmanager
@@ -232,16 +227,6 @@ def build_gate(
     return gate
 
 
-def say_ready(host: str, port: int, on_ready: Callable[[int], None] | None) -> None:
-    """The server accepts calls. What is loaded by now stays: no full collection shall stop all calls to look at it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS)
-    log.info("server.ready", host=host, port=port)
-    if on_ready is not None:
-        on_ready(port)
-
-
 async def serve(
     config: Config,
     *,
@@ -298,7 +283,9 @@ async def serve(
             try:
                 await health.tell(None)
                 tasks.create_task(health.watch(stores.holds.ping, stop), name="health")
-                say_ready(config.grpc_host, port, on_ready)
+                log.info("server.ready", host=config.grpc_host, port=port)
+                if on_ready is not None:
+                    on_ready(port)
                 with stop_on_signals(stop):
                     await stop.wait()
                 log.info("server.draining")

@@ -13,6 +13,7 @@ from drawdown_server.app import serve
 from drawdown_server.background import DRAIN_EXTRA_S
 from drawdown_server.commands.check_config import port_problems
 from drawdown_server.errors import ConfigurationError
+from drawdown_server.garbage import keep_what_is_loaded
 from drawdown_server.workers.link import WorkerLink
 from drawdown_server.workers.port import reserved_port
 from drawdown_server.workers.supervisor import Supervisor
@@ -78,9 +79,14 @@ async def run_worker(config: Config, *, index: int, link: int) -> None:
         config = config.model_copy(update={"admin_port": config.admin_port + index})
     stop = asyncio.Event()
     async with WorkerLink(link, stop) as supervisor:
+
+        def say_ready(_: int) -> None:
+            keep_what_is_loaded()
+            supervisor.say_ready()
+
         await serve(
             config,
             stop=stop,
-            on_ready=lambda _: supervisor.say_ready(),
+            on_ready=say_ready,
             is_replaced=lambda: supervisor.is_replaced,
         )

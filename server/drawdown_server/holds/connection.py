@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -28,9 +28,11 @@ from drawdown_server.holds import keys
 from drawdown_server.holds.abandoned import AbandonedCalls
 from drawdown_server.holds.address import address_of
 from drawdown_server.holds.socket import Socket, pack
+from drawdown_server.holds.store_connection import opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from drawdown_server.holds.socket import Reply
 
@@ -382,12 +384,8 @@ class PipelinedConnection:
                 await socket.closed
 
 
-@asynccontextmanager
-async def open_connection(url: str, *, timeout_ms: int, in_flight_max: int) -> AsyncIterator[PipelinedConnection]:
+def open_connection(
+    url: str, *, timeout_ms: int, in_flight_max: int
+) -> AbstractAsyncContextManager[PipelinedConnection]:
     """A ``PipelinedConnection`` that is open inside the block."""
-    connection = PipelinedConnection(url, timeout_ms=timeout_ms, in_flight_max=in_flight_max)
-    await connection.open()
-    try:
-        yield connection
-    finally:
-        await connection.close()
+    return opened(PipelinedConnection(url, timeout_ms=timeout_ms, in_flight_max=in_flight_max))

@@ -13,13 +13,15 @@ from drawdown_server.errors import ConfigurationError, StoreUnavailableError
 from drawdown_server.holds.address import address_of, split_url
 from drawdown_server.holds.cluster import ClusterConnection
 from drawdown_server.holds.cluster_nodes import ClusterNodes, open_cluster_nodes
-from drawdown_server.holds.connection import PipelinedConnection
+from drawdown_server.holds.connection import open_connection
 from drawdown_server.holds.library import load_library
 from drawdown_server.holds.nodes import Nodes, OneNode
 from drawdown_server.holds.startup import check_store, open_client
+from drawdown_server.holds.store_connection import opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
+    from contextlib import AbstractAsyncContextManager
 
     from drawdown_server.holds.library import Library
     from drawdown_server.holds.store_connection import StoreConnection
@@ -104,10 +106,9 @@ async def load_on_all(nodes: Nodes, library: Library) -> None:
             raise failure
 
 
-@asynccontextmanager
-async def open_store_connection(
+def open_store_connection(
     nodes: Nodes, url: str, *, timeout_ms: int, in_flight_max: int
-) -> AsyncIterator[StoreConnection]:
+) -> AbstractAsyncContextManager[StoreConnection]:
     """The connection of the hot path, open inside the block.
 
     Args:
@@ -116,13 +117,6 @@ async def open_store_connection(
         timeout_ms: As of ``PipelinedConnection``.
         in_flight_max: As of ``PipelinedConnection``, for each node.
     """
-    connection: StoreConnection
     if isinstance(nodes, ClusterNodes):
-        connection = ClusterConnection(nodes, timeout_ms=timeout_ms, in_flight_max=in_flight_max)
-    else:
-        connection = PipelinedConnection(url, timeout_ms=timeout_ms, in_flight_max=in_flight_max)
-    await connection.open()
-    try:
-        yield connection
-    finally:
-        await connection.close()
+        return opened(ClusterConnection(nodes, timeout_ms=timeout_ms, in_flight_max=in_flight_max))
+    return open_connection(url, timeout_ms=timeout_ms, in_flight_max=in_flight_max)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from drawdown_server.holds.abandoned import AbandonedCalls
     from drawdown_server.holds.socket import Reply
@@ -93,3 +94,20 @@ class StoreConnection(Protocol):
 
         While it raises anything, that node counts as down.
         """
+
+
+_Connection = TypeVar("_Connection", bound=StoreConnection)
+
+
+@asynccontextmanager
+async def opened(connection: _Connection) -> AsyncIterator[_Connection]:
+    """A connection that is open inside the block.
+
+    Raises:
+        StoreUnavailableError: As ``StoreConnection.open``.
+    """
+    await connection.open()
+    try:
+        yield connection
+    finally:
+        await connection.close()
