@@ -245,7 +245,11 @@ async def failure_of(call: Awaitable[object]) -> Failure:
     """How a call failed; fails the test if it did not."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    error = caught.value
+    return failure_in(caught.value)
+
+
+def failure_in(error: grpc.aio.AioRpcError) -> Failure:
+    """What an error says."""
     found: dict[str, Any] = {}
     status = rpc_status.from_call(error)
     for detail in [] if status is None else status.details:
