@@ -286,6 +286,7 @@ def settings(valkey_url: str, postgres_url: str, **others: object) -> Config:
         "lease_ttl_ms": 1_000,
         "drain_grace_s": 10.0,
         "drain_delay_s": 0.0,
+        "valkey_timeout_ms": 20_000,  # for a loaded machine; tests of the timeout have their own
     }
     return Config.model_validate(
         {"valkey_url": valkey_url, "postgres_url": postgres_url, "grpc_port": 0} | quick | others

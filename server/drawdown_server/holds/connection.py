@@ -46,6 +46,9 @@ RECONNECT_WAIT_S: Final = 0.25
 a gateway's patience."""
 WATCH_PARTS: Final = 4
 """The age of the oldest call is looked at this many times per timeout."""
+STOOD_STILL_PART: Final = 0.75
+"""A look that comes so much of a timeout after the one before is late by more than a busy moment: this process was
+stopped, or its machine was. The store gets a whole timeout from then on."""
 
 RESERVED_PART: Final = 4
 """Calls that settle a hold have room of their own, one to so many of all: when a slow store and retries fill the rest,
@@ -376,9 +379,14 @@ class PipelinedConnection:
     async def _watch(self, socket: Socket) -> None:
         """Return when the connection is gone; drop it when its oldest call has waited too long."""
         loop = asyncio.get_running_loop()
+        awake_since_s = loop.time()
         while not socket.closed.done():
+            looked_s = loop.time()
             await asyncio.wait([socket.closed], timeout=self._timeout_s / WATCH_PARTS)
-            if socket.in_flight and loop.time() - socket.in_flight[0][1] > self._timeout_s:
+            now_s = loop.time()
+            if now_s - looked_s > self._timeout_s * STOOD_STILL_PART:
+                awake_since_s = now_s  # we stood still, and the whole machine perhaps: it says nothing of the store
+            if socket.in_flight and now_s - max(socket.in_flight[0][1], awake_since_s) > self._timeout_s:
                 log.warning("valkey.timeout", node=self._node, in_flight=len(socket.in_flight))
                 socket.abort()
                 await socket.closed
