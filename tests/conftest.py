@@ -49,8 +49,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def all_levels_logged() -> None:
-    """A test that runs a command in this process leaves its log level behind, and the next one hears nothing."""
+    """A test that runs a command in this process leaves its log level behind, and the next one hears nothing.
+
+    Tracebacks are plain: structlog's own, with colours and the values of all variables, take seconds of a server's
+    event loop.
+    """
     structlog.reset_defaults()
+    *processors, _ = structlog.get_config()["processors"]
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, renderer])
 
 
 @contextmanager

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 VALKEY_TIMEOUT_MS: Final = 500
 CONNECTION_NAME: Final = "drawdown"
 """Of the hold scripts' connection, in CLIENT LIST."""
-LOSE_BEFORE_DUE_MS: Final = 100
-"""So that the sweep finds neither connection nor scripts when its time comes."""
+LOSE_BEFORE_DUE_MS: Final = 1_000
+"""So that the sweep finds neither connection nor scripts when its time comes, however slow the machine is."""
 
 
 @asynccontextmanager
@@ -104,7 +104,7 @@ async def test_lost_scripts_and_connections_while_a_hold_is_due(data_dir: Path, 
     async with durable(data_dir, postgres_url) as (_, config), run_server(config) as server:
         idle, busy = [await server.wallet(wallet, USD=100_000) for wallet in wallets_apart(config)]
         client = server.audit.stores.nodes.of(0)
-        held = await server.authorize(idle, "due", ttl_s=1, USD=400)
+        held = await server.authorize(idle, "due", ttl_s=1.5, USD=400)
         open_holds = keys.wallet_keys(partition_of(config, idle), 1, config.tenant, idle)[5]
         assert await client.zcard(open_holds) == 1
         due_ms = held.hold.expire_time.ToMilliseconds()

@@ -123,7 +123,9 @@ async def open_pool(config: Config) -> AsyncIterator[Pool]:
     with opening(), reading_url():
         pool = await asyncpg.create_pool(
             config.postgres_url,
-            min_size=1,
+            # Connections are made by who needs one. A floor is restored in the background, and without Postgres asyncpg
+            # logs a traceback for every attempt.
+            min_size=0,
             max_size=config.postgres_connections_max,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=timeout_s + CLIENT_TIMEOUT_EXTRA_S,
@@ -138,6 +140,8 @@ async def open_pool(config: Config) -> AsyncIterator[Pool]:
                 "jit": "off",
             },
         )
+        async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S):  # the first connection: a refusal ends the start
+            pass
     try:
         yield pool
     finally:
