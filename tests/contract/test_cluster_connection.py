@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import hiredis
 import pytest
+from structlog.testing import capture_logs
 
+from drawdown_server import clock
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.address import Address
@@ -20,6 +22,7 @@ from drawdown_server.holds.cluster import REDIRECTS_MAX
 from drawdown_server.holds.nodes import Command
 from drawdown_server.holds.opening import open_nodes, open_store_connection
 from drawdown_server.holds.socket import ConnectionLostError, RedirectError
+from drawdown_server.holds.topology import read_view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,7 +51,11 @@ class FakeNode:
         """Whether it answers nothing to ECHO, and hangs up at the second one."""
         self.is_hanging = False
         """Whether it answers nothing at all any more."""
+        self.made_epoch = 0
+        """The newest change of the cluster that it made itself."""
         self._asked = False
+        self.homes: list[int] = []
+        """Where the partitions are in its eyes; empty: where they are."""
         self.writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,9 +75,10 @@ class FakeNode:
             case ["INFO", *_]:
                 return bulk(f"redis_version:9.0.0\r\nserver_mode:cluster\r\nrun_id:run{self._number}\r\n")
             case ["CLUSTER", "INFO"]:
-                return bulk(f"cluster_state:ok\r\ncluster_current_epoch:{self._cluster.epoch}\r\n")
+                heard, made = self._cluster.epoch, self.made_epoch
+                return bulk(f"cluster_state:ok\r\ncluster_current_epoch:{heard}\r\ncluster_my_epoch:{made}\r\n")
             case ["CLUSTER", "SLOTS"]:
-                return self._cluster.slots()
+                return self._cluster.slots(self.homes or self._cluster.homes)
             case ["ECHO", text]:
                 return self._echo(text, writer)
         self._asked = words == ["ASKING"]
@@ -93,11 +101,11 @@ class FakeCluster:
         self.homes = [0, 1, 2]
         self.epoch = 1
 
-    def slots(self) -> bytes:
+    def slots(self, homes: list[int]) -> bytes:
         found = [
             f"*3\r\n:{keys.slot(partition)}\r\n:{keys.slot(partition)}\r\n"
             f"*3\r\n$9\r\n127.0.0.1\r\n:{self.nodes[home].port}\r\n$4\r\nid-{home}\r\n"
-            for partition, home in enumerate(self.homes)
+            for partition, home in enumerate(homes)
         ]
         return f"*{len(found)}\r\n{''.join(found)}".encode()
 
@@ -166,7 +174,6 @@ async def turn() -> None:
 async def test_each_call_goes_to_the_node_that_has_its_partition(connection: StoreConnection) -> None:
     calls = [connection.call("ECHO", str(partition), partition=partition) for partition in range(PARTITIONS)]
     assert await asyncio.gather(*calls) == [b"0 by 0", b"1 by 1", b"2 by 2"]
-    assert sorted(await connection.call_each("ECHO", "x")) == [b"x by 0", b"x by 1", b"x by 2"]
     assert await connection.prove() == {"run0", "run1", "run2"}
     assert connection.partitions_of({"run0", "run2"}) == [0, 2]
     assert connection.in_flight == 0
@@ -211,6 +218,20 @@ async def test_a_partition_on_its_way_is_waited_for_and_refused_in_the_end(
     await until(lambda: node.heard["ECHO"] > 2 + REDIRECTS_MAX)
     node.refusal = ""
     assert await call == b"x by 0"
+
+
+async def test_of_many_calls_that_are_refused_in_the_end_the_log_has_a_line_per_second_and_partition(
+    connection: StoreConnection, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for node in cluster.nodes[:2]:
+        node.refusal = "TRYAGAIN Multiple keys request during rehashing of slot"
+    with capture_logs() as logs:
+        for at_s in (100.0, 100.5, 101.0):
+            monkeypatch.setattr(clock, "monotonic_s", lambda now_s=at_s: now_s)
+            calls = [connection.call("ECHO", "x", partition=number % 2) for number in range(40)]
+            await asyncio.gather(*calls, return_exceptions=True)
+    told = [(line["partition"], line["calls"]) for line in logs if line["event"] == "valkey.partition_moving"]
+    assert sorted(told) == [(0, 1), (0, 40), (1, 1), (1, 40)]
 
 
 async def test_two_nodes_that_send_each_other_a_call_are_left_after_some_tries(
@@ -311,19 +332,33 @@ async def test_commands_of_the_other_clients_follow_their_partition_as_well(node
 
 async def test_the_node_that_has_heard_of_the_newest_change_is_believed(nodes: Nodes, cluster: FakeCluster) -> None:
     behind = cluster.nodes[0]
+    reply = behind._reply
 
-    def of_old(words: list[str], writer: asyncio.StreamWriter, reply: object = behind._reply) -> bytes:
-        assert callable(reply)
-        now = cluster.homes, cluster.epoch
-        cluster.homes, cluster.epoch = [0, 1, 2], 1
+    def of_old(words: list[str], writer: asyncio.StreamWriter) -> bytes:
+        now, cluster.epoch = cluster.epoch, 1
         try:
-            answer = reply(words, writer)
-            assert isinstance(answer, bytes)
-            return answer
+            return reply(words, writer)
         finally:
-            cluster.homes, cluster.epoch = now
+            cluster.epoch = now
 
     behind._reply = of_old  # type: ignore[method-assign]
+    behind.homes = [0, 1, 2]
     cluster.move(1, 3)
     await nodes.refresh()
     assert Address("127.0.0.1", cluster.nodes[3].port) in nodes.homes.primaries  # type: ignore[attr-defined]
+
+
+async def test_of_nodes_that_have_heard_of_a_failover_the_one_that_was_promoted_is_believed(
+    nodes: Nodes, cluster: FakeCluster
+) -> None:
+    """The others have voted for it, and so know the new epoch, but not yet that it was elected."""
+    cluster.move(1, 2)
+    for voter in cluster.nodes[:2]:
+        voter.homes = [0, 1, 2]
+    cluster.nodes[2].made_epoch = cluster.epoch
+    addresses = [Address("127.0.0.1", node.port) for node in cluster.nodes[:3]]
+    views = [await read_view(nodes.of(number), addresses[number], PARTITIONS) for number in range(3)]
+    assert [view.homes[1] for view in views] == [addresses[1], addresses[1], addresses[2]]
+    assert max(views, key=lambda view: view.rank).homes[1] == addresses[2]
+    await nodes.refresh()
+    assert nodes.groups(range(PARTITIONS)) == [[0], [1, 2]]

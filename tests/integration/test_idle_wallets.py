@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import types_pb2
+from drawdown_server import clock
 from drawdown_server.app import open_stores
 from drawdown_server.dev.process import free_port
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
+from drawdown_server.holds.model import WalletHead
 from drawdown_server.holds.nodes import OneNode
 from drawdown_server.holds.startup import open_client
 from drawdown_server.ledger.reconcile import reconcile
 from drawdown_server.wallets.evictor import PRESSURE_IDLE_S, Evictor
 from drawdown_server.wallets.waker import Waker
-from idle import IDLE_S, make_idle
+from idle import IDLE_S, expire_unseen, forget, load_on_first_use, make_idle
 from integration.server import grant_request, run_server, settings, until
 
 if TYPE_CHECKING:
@@ -185,17 +190,66 @@ async def test_a_waker_that_starts_finds_what_was_missed_and_wakes_nobody_twice(
         while await waker.run_once():
             pages += 1
         assert (pages, waker.woken_total) == (3, 0), "none of these is due"
-        async with stores.ledger._connection() as connection:
-            # The time comes while nobody looks: as if no server had run for an hour.
-            await connection.execute(
-                "UPDATE grants SET applied_expire_time = date_trunc('milliseconds', now()) WHERE grant_id = 'missed'"
-            )
+        await expire_unseen(stores, "missed")
         waker = await waker_of(stores)
         while await waker.run_once():
             pass
         assert waker.woken_total == 4
         assert not await waker.run_once()
         assert waker.woken_total == 4
+
+
+async def be_of_another_version(stores: Stores, name: str) -> None:
+    """A wallet is as scripts of another version keep it, which ours refuse: in a rollout a newer server was there."""
+    packed = await stores.nodes.of(0).hget(name, "head")
+    assert packed is not None
+    head = msgspec.msgpack.decode(packed, type=WalletHead)
+    other = msgspec.structs.replace(head, format=head.format + 1)
+    await stores.nodes.of(0).hset(name, "head", msgspec.msgpack.encode(other))
+
+
+@pytest.mark.parametrize("put_off_max", [10, 1], ids=["remembered", "forgotten"])
+async def test_wallets_that_cannot_be_woken_keep_no_other_asleep_and_are_woken_once_they_can_be(
+    config: Config, monkeypatch: pytest.MonkeyPatch, put_off_max: int
+) -> None:
+    monkeypatch.setattr("drawdown_server.wallets.waker.PUT_OFF_MAX", put_off_max)
+    async with run_server(config) as server:
+        wallets = sorted(
+            [await server.wallet(USD=100) for _ in range(5)]
+        )  # grants of one moment are walked in this order
+        for wallet in wallets:
+            await grant_for(server, wallet, "missed", 7, expire=60_000)
+        await server.audit.assert_conserved(*wallets)
+    refused, others = wallets[:3], wallets[3:]
+    async with open_stores(config) as stores:
+        load_on_first_use(stores)
+        await forget(stores, config.tenant, *others)
+        for wallet in refused:
+            await be_of_another_version(stores, names_of(config, wallet)[0])
+        await expire_unseen(stores, "missed")
+        waker = await waker_of(stores)
+        with capture_logs() as logs:
+            assert not await waker.run_once()
+        assert waker.woken_total == len(others)
+        (line,) = [line for line in logs if line["event"] == "waker.put_off"]
+        assert (line["wallets"], line["wallet_id"]) == (3, refused[0])
+        assert not await waker.run_once(), "they are left alone for a while"
+
+        monkeypatch.setattr("drawdown_server.wallets.waker.AGAIN_S", 0.0)
+        monkeypatch.setattr(clock, "monotonic_s", lambda: time.monotonic() + 3_600)
+        await waker.run_once()
+        assert waker.woken_total == len(others), "they are no better"
+        await forget(stores, config.tenant, *refused)
+
+        async def all_awake() -> bool:
+            await waker.run_once()
+            live = [await stores.holds.read_live(config.tenant, wallet) for wallet in wallets]
+            return all(live)
+
+        await until(all_awake)
+    async with run_server(config, assets=False) as server:
+        await server.assert_conserved(*wallets)
+        assert await all_expired(server, wallets)
 
 
 class FirstIsLost(OneNode):

@@ -9,7 +9,7 @@ import pytest
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds.keys import outbox, partition_of
 from drawdown_server.holds.nodes import OneNode
-from drawdown_server.ledger import backlog
+from drawdown_server.ledger import backlog, streams
 from drawdown_server.ledger.backlog import Backlog
 from ledgers import PARTITIONS, TENANT, Live, make_flusher, open_redis, open_store
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from drawdown_server.ledger.rows import PartitionRow
     from drawdown_server.ledger.store import LedgerStore
+    from drawdown_server.ledger.streams import StreamInfo
 
 
 @pytest.fixture
@@ -114,3 +115,28 @@ async def test_without_postgres_what_waits_still_grows(
     with pytest.raises(StoreUnavailableError):
         await look.run_once()
     assert (look.events, dict(look.units)) == (1, {"USD": 5})
+
+
+async def test_what_a_valkey_that_is_lost_had_last_stays_until_postgres_says_that_it_is_recorded(
+    store: LedgerStore, redis: Redis, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Backlog(OneNode(redis), store)
+    await live.commit("w", USD=5)
+    await look.run_once()
+    age_s = look.age_s
+
+    async def down(*_: object) -> list[StreamInfo]:
+        raise StoreUnavailableError("valkey")
+
+    async def look_in_vain() -> None:
+        with monkeypatch.context() as patch, pytest.raises(StoreUnavailableError):
+            patch.setattr(streams, "read_infos", down)
+            await look.run_once()
+
+    await live.commit("w", USD=6)  # nobody sees this one
+    await look_in_vain()
+    assert (look.events, dict(look.units)) == (1, {"USD": 5})
+    assert look.age_s > age_s, "it goes on waiting"
+    await drain(redis, store)  # by a flusher that does reach it
+    await look_in_vain()
+    assert (look.events, dict(look.units), look.age_s) == (0, {}, 0.0)

@@ -17,20 +17,22 @@ with what is in them, and an empty one is noticed by its missing epoch.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from drawdown_server import deadline
+from drawdown_server import clock, deadline
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
 from drawdown_server.holds.abandoned import AbandonedCalls
 from drawdown_server.holds.address import url_at
 from drawdown_server.holds.connection import PipelinedConnection
+from drawdown_server.holds.nodes import together
 from drawdown_server.holds.socket import RedirectError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable
 
     from drawdown_server.holds.address import Address
     from drawdown_server.holds.cluster_nodes import ClusterNodes
@@ -48,6 +50,8 @@ LOOK_PAUSE_S: Final = 0.2
 """Between two looks at who has what while a primary is down: how much later than the cluster a promotion is noticed."""
 PROVE_WAIT_S: Final = 0.5
 """How long a proof waits for slow nodes: claims of the others must be renewed in time (``ledger/servers.py``)."""
+LOG_INTERVAL_S: Final = 1.0
+"""At most one line in this time per partition that is moving: every call to it is refused for as long."""
 LOOK_INTERVAL_S: Final = 10.0
 """Between two looks while all is well: a node is then known before the first call is sent there by another one."""
 
@@ -74,6 +78,9 @@ class ClusterConnection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pings: dict[PipelinedConnection, asyncio.Task[None]] = {}
         self._proofs: dict[PipelinedConnection, asyncio.Task[frozenset[str]]] = {}
+        self._refused: Counter[int] = Counter()
+        """Calls by partition, since its last line in the log."""
+        self._next_log_s: dict[int, float] = {}
 
     def on_reconnect(self, verify: Verify) -> None:
         """As ``StoreConnection.on_reconnect``."""
@@ -113,10 +120,6 @@ class ClusterConnection:
             return await home.call(*command, settles=settles)
         except RedirectError as refusal:
             return await self._follow(refusal, home, command, partition=partition, settles=settles)
-
-    async def call_each(self, *command: bytes | str | int) -> list[Reply]:
-        """As ``StoreConnection.call_each``."""
-        return await asyncio.gather(*(connection.call(*command) for connection in self._connections.values()))
 
     async def ping(self) -> None:
         """As ``StoreConnection.ping``. One node that hangs must not make a server look dead that serves the others."""
@@ -160,12 +163,9 @@ class ClusterConnection:
         """Calls sent and not yet answered, of all nodes."""
         return sum(connection.in_flight for connection in self._connections.values())
 
-    def groups(self, partitions: Sequence[int]) -> list[Sequence[int]]:
+    def groups(self, partitions: Iterable[int]) -> list[list[int]]:
         """As ``StoreConnection.groups``."""
-        found: dict[PipelinedConnection, list[int]] = {}
-        for partition in partitions:
-            found.setdefault(self._home_of[partition], []).append(partition)
-        return list(found.values())
+        return together(partitions, self._home_of.__getitem__)
 
     def partitions_of(self, run_ids: Collection[str]) -> list[int]:
         """As ``StoreConnection.partitions_of``."""
@@ -213,8 +213,16 @@ class ClusterConnection:
                 return await home.call(*command, settles=settles)
             except RedirectError as again:
                 refusal = again
-        log.warning("valkey.partition_moving", partition=partition)
+        self._refused_in_the_end(partition)
         raise refusal
+
+    def _refused_in_the_end(self, partition: int) -> None:
+        """Count a call that could not be sent where its partition is, and say so, but not for each of thousands."""
+        self._refused[partition] += 1
+        now_s = clock.monotonic_s()
+        if now_s >= self._next_log_s.get(partition, 0.0):
+            log.warning("valkey.partition_moving", partition=partition, calls=self._refused.pop(partition))
+            self._next_log_s[partition] = now_s + LOG_INTERVAL_S
 
     def _new(self, address: Address) -> PipelinedConnection:
         connection = PipelinedConnection(

@@ -31,7 +31,7 @@ from drawdown_server.holds.socket import Socket, pack
 from drawdown_server.holds.store_connection import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from drawdown_server.holds.socket import Reply
@@ -193,10 +193,6 @@ class PipelinedConnection:
         turns.pass_on()
         return await reply
 
-    async def call_each(self, *command: bytes | str | int) -> list[Reply]:
-        """As ``call``: there is one."""
-        return [await self.call(*command)]
-
     async def ping(self) -> None:
         """Return when the store answers. Not held up by others that wait for room.
 
@@ -229,9 +225,9 @@ class PipelinedConnection:
         """Whether the next call would be sent at once."""
         return self._connected.is_set()
 
-    def groups(self, partitions: Sequence[int]) -> list[Sequence[int]]:
+    def groups(self, partitions: Iterable[int]) -> list[list[int]]:
         """Partitions that are on one node, together: all are on this one."""
-        return [partitions]
+        return [list(partitions)]
 
     def partitions_of(self, run_ids: Collection[str]) -> None:  # all are here
         """All that there are."""

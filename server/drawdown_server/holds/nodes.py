@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from drawdown_server.holds.startup import open_client, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from redis.asyncio import Redis
@@ -104,10 +104,15 @@ class Nodes(ABC):
 
     def groups(self, partitions: Iterable[int]) -> list[list[int]]:
         """Partitions that live on one node, together."""
-        found: dict[Redis, list[int]] = {}
-        for partition in partitions:
-            found.setdefault(self.of(partition), []).append(partition)
-        return list(found.values())
+        return together(partitions, self.of)
+
+
+def together(partitions: Iterable[int], home_of: Callable[[int], Hashable]) -> list[list[int]]:
+    """Partitions that have the same home, together."""
+    found: dict[Hashable, list[int]] = {}
+    for partition in partitions:
+        found.setdefault(home_of(partition), []).append(partition)
+    return list(found.values())
 
 
 class OneNode(Nodes):

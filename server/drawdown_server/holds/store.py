@@ -7,10 +7,11 @@ This is the last Python hop of the hot path. It sends one FCALL (``sending.py``)
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
+from drawdown_server import clock
 from drawdown_server.errors import DrawdownError, ErrorReason, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.counting import count_decision, count_settlement
@@ -56,11 +57,12 @@ from drawdown_server.holds.sending import ScriptSender
 from drawdown_server.holds.socket import FunctionMissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from drawdown_server.holds.socket import Reply
+    from collections.abc import Callable, Coroutine, Sequence
 
 __all__ = ["HoldStore", "HoldUnknownError", "hold_committed", "wallet_not_found"]
+
+_A = TypeVar("_A")
+"""What a node answers."""
 
 
 class HoldStore(ScriptSender):
@@ -213,15 +215,21 @@ class HoldStore(ScriptSender):
 
     async def now_ms(self, partition: int = 0) -> int:
         """The clock of the store, which is that of the node that has the partition."""
-        return _time_ms(await self._connection.call("TIME", partition=partition))
+        seconds, microseconds = cast("tuple[bytes, bytes]", await self._connection.call("TIME", partition=partition))
+        return clock.store_ms(seconds, microseconds)
 
     async def clock_of(self, tenant_id: str, wallet_id: str) -> int:
         """The clock that a wallet goes by, in milliseconds."""
         return await self.now_ms(keys.partition_of(tenant_id, wallet_id, len(self._epochs)))
 
-    async def earliest_ms(self) -> int:
-        """The clock that is behind all others, of the nodes that have partitions."""
-        return min(map(_time_ms, await self._connection.call_each("TIME")))
+    async def clocks(self) -> dict[int, int]:
+        """The clock that each partition goes by; without those of a node that does not answer.
+
+        Raises:
+            StoreUnavailableError: No node answered.
+        """
+        answered = await self._ask_each(lambda group: self.now_ms(group[0]))
+        return {partition: time_ms for group, time_ms in answered for partition in group}
 
     async def ticket(self, tenant_id: str, wallet_id: str) -> Ticket:
         """What a load must carry that was taken before Postgres was read: it proves how old the read is.
@@ -267,19 +275,10 @@ class HoldStore(ScriptSender):
         Raises:
             StoreUnavailableError: No node answered.
         """
-        groups = self._connection.groups(range(len(self._epochs)))
-        found = await asyncio.gather(*(self._due_of_node(group, limit) for group in groups), return_exceptions=True)
         due: list[list[tuple[str, str]]] = [[] for _ in self._epochs]
-        failures: list[BaseException] = []
-        for group, of_node in zip(groups, found, strict=True):
-            if isinstance(of_node, BaseException):
-                failures.append(of_node)
-                continue
-            for partition, wallets in zip(group, of_node, strict=True):
+        for group, found in await self._ask_each(lambda group: self._due_of_node(group, limit)):
+            for partition, wallets in zip(group, found, strict=True):
                 due[partition] = wallets
-        for failure in failures:
-            if not isinstance(failure, StoreUnavailableError) or len(failures) == len(groups):
-                raise failure
         return due
 
     async def _due_of_node(self, partitions: Sequence[int], limit: int) -> list[list[tuple[str, str]]]:
@@ -310,6 +309,27 @@ class HoldStore(ScriptSender):
             DrawdownError: WALLET_NOT_FOUND.
         """
         return await self._run("sweep", request, _SWEEP)
+
+    async def _ask_each(self, ask: Callable[[list[int]], Coroutine[None, None, _A]]) -> list[tuple[list[int], _A]]:
+        """Ask every node, with the partitions that it has; an answer for each that gave one.
+
+        Raises:
+            StoreUnavailableError: None did.
+        """
+        groups = self._connection.groups(range(len(self._epochs)))
+        replies = await asyncio.gather(*(ask(group) for group in groups), return_exceptions=True)
+        answered: list[tuple[list[int], _A]] = []
+        failure: BaseException | None = None
+        for group, reply in zip(groups, replies, strict=True):
+            if not isinstance(reply, BaseException):
+                answered.append((group, reply))
+            elif isinstance(reply, StoreUnavailableError):
+                failure = reply
+            else:
+                raise reply
+        if failure is not None and not answered:
+            raise failure
+        return answered
 
     # --- sending -------------------------------------------------------------------------------------------------
 
@@ -348,15 +368,6 @@ class HoldStore(ScriptSender):
             raise refusal(request.wallet_id, request.hold_id, reply)
         count_settlement(self._metrics, verb, reply)
         return reply
-
-
-def _time_ms(reply: Reply) -> int:
-    """What TIME answers, in milliseconds."""
-    assert isinstance(reply, list)  # noqa: S101  # Redis: TIME answers {seconds, microseconds}
-    seconds, microseconds = reply
-    assert isinstance(seconds, bytes)  # noqa: S101
-    assert isinstance(microseconds, bytes)  # noqa: S101
-    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 _AUTHORIZE = msgspec.msgpack.Decoder(AuthorizeReply)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable
 
     from drawdown_server.holds.abandoned import AbandonedCalls
     from drawdown_server.holds.socket import Reply
@@ -53,13 +53,6 @@ class StoreConnection(Protocol):
                 caller had too little time left.
         """
 
-    async def call_each(self, *command: bytes | str | int) -> list[Reply]:
-        """Send one command to every node.
-
-        Raises:
-            StoreUnavailableError, DrawdownError: As ``call``, of any of them.
-        """
-
     async def ping(self) -> None:
         """Return when any node answers: calls of some partitions are served. Not held up by others that wait for room.
 
@@ -77,7 +70,7 @@ class StoreConnection(Protocol):
             StoreUnavailableError: None took it.
         """
 
-    def groups(self, partitions: Sequence[int]) -> list[Sequence[int]]:
+    def groups(self, partitions: Iterable[int]) -> list[list[int]]:
         """Partitions that are on one node, together."""
 
     def partitions_of(self, run_ids: Collection[str]) -> Collection[int] | None:

@@ -19,8 +19,10 @@ _Node: TypeAlias = "list[bytes | int | list[object] | None]"
 class View(NamedTuple):
     """What one node knows."""
 
-    rank: tuple[bool, int]
-    """Whether it is in touch with most others, and the newest change that it has heard of; the greatest is right."""
+    rank: tuple[bool, int, int]
+    """The greatest is right: whether it is in touch with most others, the newest change that it has heard of, and the
+    newest that it (or its primary) made itself. Nodes vote for a failover before they know its outcome: of those that
+    have heard of it, the one that was promoted knows who has what."""
     homes: dict[int, Address]
     """The primary of each partition; one whose slot nobody has is not in it."""
     replicas: frozenset[Address]
@@ -55,9 +57,10 @@ async def read_view(client: Redis, asked: Address, partitions: int) -> View:
     return View(_rank(cast("bytes", info).decode()), owners, frozenset(replicas))
 
 
-def _rank(info: str) -> tuple[bool, int]:
+def _rank(info: str) -> tuple[bool, int, int]:
     values = dict(line.partition(":")[::2] for line in info.splitlines())
-    return values.get("cluster_state") == "ok", int(values.get("cluster_current_epoch", 0))
+    heard, made = (int(values.get(name, 0)) for name in ("cluster_current_epoch", "cluster_my_epoch"))
+    return values.get("cluster_state") == "ok", heard, made
 
 
 def _address(node: _Node, asked: Address) -> Address:

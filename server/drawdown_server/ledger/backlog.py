@@ -5,17 +5,20 @@ of several processes they are the same, not parts of a sum. Events and age are e
 look. Units are those of the first events of each outbox, at most ``EVENTS_DECODED_MAX`` per look over all of them;
 those of a longer outbox are estimated from these.
 
-When Postgres does not answer, the positions that it said last are used: nothing was recorded since.
+When Postgres does not answer, the positions that it said last are used: nothing was recorded since. A node of Valkey
+that does not answer counts with what waited there at the last look, which gets older, until Postgres says that it is
+recorded. What came there later is not seen.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
+from drawdown_server import clock
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from drawdown_server.holds.nodes import Nodes
     from drawdown_server.ledger.rows import PartitionRow
     from drawdown_server.ledger.store import LedgerStore
-    from drawdown_server.ledger.streams import StreamEntry, StreamInfo
+    from drawdown_server.ledger.streams import StreamEntry
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +40,18 @@ EVENTS_DECODED_MAX: Final = 1_000
 """Events decoded per look: about 3 ms of the event loop."""
 EVENTS_PER_PARTITION_MAX: Final = 100
 """Events read per outbox and look; a command that reads 64 full ones keeps Valkey for about 2 ms."""
+
+
+class Waiting(NamedTuple):
+    """What an outbox had that the ledger did not, when it was looked at last."""
+
+    last_id: str
+    """Of the newest event."""
+    since_s: float
+    """When the oldest one was appended, by our own clock (``clock.monotonic_s``)."""
+    events: int
+    units: Mapping[str, int]
+    """Debited by them, by asset."""
 
 
 class Backlog:
@@ -51,18 +66,16 @@ class Backlog:
         self._nodes = nodes
         self._store = store
         self._partitions: list[PartitionRow] = []
-        self._oldest_age_ms = 0
+        self._waiting: dict[str, Waiting] = {}
+        """By outbox; only those that have some."""
         self.events = 0
         """Events that are not recorded yet."""
         self.units: Mapping[str, int] = {}
         """Units that they debited, by asset."""
+        self.age_s = 0.0
+        """Age of the oldest of the events in seconds, as of the last look; 0 = there is none."""
         self.dead_letters = 0
         """Events in ``dead_letters``: recorded as what nobody understood, by any flusher or recovery."""
-
-    @property
-    def age_s(self) -> float:
-        """Age of the oldest of the events in seconds, as of the last look; 0 = there is none."""
-        return self._oldest_age_ms / 1000
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until told to stop."""
@@ -81,25 +94,21 @@ class Backlog:
         """Look once.
 
         Raises:
-            StoreUnavailableError: A store did not answer; without Postgres, only after all that Valkey can tell.
+            StoreUnavailableError: A store did not answer; after all that the others can tell.
         """
         unavailable = await self._ask_the_ledger()
-        waiting = {keys.outbox(row.partition, row.epoch): row.position for row in self._partitions}
-        infos = dict(zip(waiting, await streams.read_infos(self._nodes, list(waiting)), strict=True))
-        waiting = {key: position for key, position in waiting.items() if _is_behind(infos[key], position)}
-        first: dict[str, list[StreamEntry]] = {}
-        count = max(1, min(EVENTS_PER_PARTITION_MAX, EVENTS_DECODED_MAX // max(1, len(waiting))))
-        if waiting:
-            first = await streams.read_streams(self._nodes, waiting, count=count, block_ms=0)
-        now_ms = await streams.clocks(self._nodes, {keys.partition_in(key) for key in first})
-        self._oldest_age_ms = max(
-            (
-                max(0, now_ms[keys.partition_in(key)] - streams.id_key(entries[0][0])[0])
-                for key, entries in first.items()
-            ),
-            default=0,
-        )
-        self._sum_up(infos, first, count)
+        rows = {row.partition: row for row in self._partitions}
+        groups = self._nodes.groups(rows)
+        waiting: dict[str, Waiting] = {}
+        for group in groups:
+            positions = {keys.outbox(partition, rows[partition].epoch): rows[partition].position for partition in group}
+            try:
+                waiting |= await self._look(positions, EVENTS_DECODED_MAX // len(groups))
+            except StoreUnavailableError as error:
+                unavailable = error
+                waiting |= self._known_of(positions)
+        self._waiting = waiting
+        self._sum_up()
         if unavailable is not None:
             raise unavailable
 
@@ -111,21 +120,50 @@ class Backlog:
             return error
         return None
 
-    def _sum_up(self, infos: dict[str, StreamInfo], first: dict[str, list[StreamEntry]], count: int) -> None:
-        events, units = 0, Counter[str]()
+    async def _look(self, positions: Mapping[str, str], decoded_max: int) -> dict[str, Waiting]:
+        """What waits in outboxes of one node, after the positions that Postgres has recorded."""
+        infos = dict(zip(positions, await streams.read_infos(self._nodes, list(positions)), strict=True))
+        behind = {
+            key: position
+            for key, position in positions.items()
+            if infos[key].length > 0 and _is_behind(infos[key].last_id, position)
+        }
+        if not behind:
+            return {}
+        count = max(1, min(EVENTS_PER_PARTITION_MAX, decoded_max // len(behind)))
+        first = await streams.read_streams(self._nodes, behind, count=count, block_ms=0)
+        clocks_ms = await streams.clocks(self._nodes, [keys.partition_in(key) for key in first])
+        now_s = clock.monotonic_s()
+        waiting = {}
         for key, entries in first.items():
+            age_ms = max(0, clocks_ms[keys.partition_in(key)] - streams.id_key(entries[0][0])[0])
             # A trim keeps the entry at the position: all but that one wait.
-            length = len(entries) if len(entries) < count else max(len(entries), infos[key].length - 1)
-            events += length
-            for asset, debited in _debited(entries).items():
-                units[asset] += debited * length // len(entries)
-        self.events = events
+            events = len(entries) if len(entries) < count else max(len(entries), infos[key].length - 1)
+            units = {asset: debited * events // len(entries) for asset, debited in _debited(entries).items()}
+            waiting[key] = Waiting(infos[key].last_id, now_s - age_ms / 1000, events, units)
+        return waiting
+
+    def _known_of(self, positions: Mapping[str, str]) -> dict[str, Waiting]:
+        """What waited in outboxes of a node that does not answer, and is not recorded, as far as Postgres says."""
+        return {
+            key: self._waiting[key]
+            for key, position in positions.items()
+            if key in self._waiting and _is_behind(self._waiting[key].last_id, position)
+        }
+
+    def _sum_up(self) -> None:
+        units = Counter[str]()
+        for one in self._waiting.values():
+            units.update(one.units)
         self.units = units
+        self.events = sum(one.events for one in self._waiting.values())
+        now_s = clock.monotonic_s()
+        self.age_s = max((now_s - one.since_s for one in self._waiting.values()), default=0.0)
 
 
-def _is_behind(info: StreamInfo, position: str) -> bool:
-    """Whether the outbox has events after the position that Postgres has recorded."""
-    return info.length > 0 and streams.id_key(info.last_id) > streams.id_key(position)
+def _is_behind(last_id: str, position: str) -> bool:
+    """Whether an outbox with this newest event has some after the position that Postgres has recorded."""
+    return streams.id_key(last_id) > streams.id_key(position)
 
 
 def _debited(entries: list[StreamEntry]) -> Counter[str]:

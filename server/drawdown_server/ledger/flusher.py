@@ -111,7 +111,7 @@ class Flusher:
         self._run_id = run_id
         self._leases: dict[int, LeaseRow] = {}
         self._positions: dict[int, str] = {}
-        self._left_until: dict[int, float] = {}  # partition -> monotonic seconds
+        self._left_until: dict[int, float] = {}  # partition -> monotonic seconds; until the next question for leases
         self._lease_due = 0.0  # monotonic seconds
         self._count = ReadCount(batch_max)
         self._progress = asyncio.Condition()
@@ -192,9 +192,11 @@ class Flusher:
         """Record what is left, then give the leases back; for the end of a process, after ``run`` has ended.
 
         Returns:
-            Whether the outboxes of its partitions were empty in the end.
+            Whether the outboxes of its partitions were empty in the end. False also where it could not know: it left
+            partitions alone whose node did not answer, or that it must not record.
         """
         empty = False
+        self._lease_due = 0.0  # what it left alone for long enough, it looks at again
         try:
             async with asyncio.timeout(timeout_s):
                 while not empty:
@@ -208,7 +210,9 @@ class Flusher:
             return False
         finally:
             self._forget()
-        return empty
+        if left := len(self._left_until):
+            _log.warning("flusher_not_drained", owner=self._owner, reason="left alone", partitions=left)
+        return not left
 
     async def drained(self) -> None:
         """Return once everything that is in the outboxes *now* is recorded by this flusher.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 import msgspec
 from redis.exceptions import MovedError, ResponseError, WatchError
 
+from drawdown_server import clock
 from drawdown_server.holds import keys
 from drawdown_server.holds.nodes import Command
 from drawdown_server.holds.startup import unavailable
@@ -176,10 +177,9 @@ async def read_infos(nodes: Nodes, names: Sequence[str]) -> list[StreamInfo]:
 async def now_ms(client: Redis) -> int:
     """The clock of a node, which the ids of its streams come from."""
     try:
-        seconds, microseconds = await client.time()
+        return clock.store_ms(*await client.time())
     except Exception as error:
         raise unavailable(error) from error
-    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 async def clocks(nodes: Nodes, partitions: Collection[int]) -> dict[int, int]:

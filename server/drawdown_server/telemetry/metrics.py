@@ -239,12 +239,18 @@ class Metrics:
             "drawdown.reconcile.time", "s", "When that pass ended, since the Unix epoch; 0 = there was none yet."
         )
         self._outbox_events = registry.gauge(
-            "drawdown.outbox.events", "{event}", "Events of all partitions that the ledger has not recorded yet."
+            "drawdown.outbox.events",
+            "{event}",
+            "Events of all partitions that the ledger has not recorded yet; of a Valkey that is lost, as it was last.",
         )
         self._outbox_units = registry.gauge(
             "drawdown.outbox.units", "{unit}", "Units debited by those events; an estimate in a long outbox.", "asset"
         )
-        self._outbox_age = registry.gauge("drawdown.outbox.age", "s", "Age of the oldest of those events; 0 = none.")
+        self._outbox_age = registry.gauge(
+            "drawdown.outbox.age",
+            "s",
+            "Age of the oldest of those events; 0 = none. It grows while their Valkey is lost.",
+        )
         self._epoch_max = registry.gauge("drawdown.epoch.max", "{epoch}", "The highest epoch of any partition.")
         self._rebuilds = registry.observed_counter(
             "drawdown.rebuilds", "{partition}", "Times that a partition began a new epoch because its state was lost."
