@@ -195,15 +195,13 @@ class Flusher:
             Whether the outboxes of its partitions were empty in the end. False also where it could not know: it left
             partitions alone whose node did not answer, or that it must not record.
         """
-        empty = False
         self._lease_due = 0.0  # what it left alone for long enough, it looks at again
         try:
             async with asyncio.timeout(timeout_s):
-                while not empty:
-                    try:
-                        empty = await self.run_once() == 0
-                    except FencedError:
-                        continue
+                while True:
+                    with suppress(FencedError):
+                        if await self.run_once() == 0:
+                            break
                 await self._store.release_leases(self._owner)
         except (TimeoutError, StoreUnavailableError) as error:
             _log.warning("flusher_not_drained", owner=self._owner, reason=str(error) or "timeout")
@@ -417,8 +415,6 @@ async def _wait(stop: asyncio.Event, delay_s: float) -> None:
     """Wait, but not past the stop."""
     if delay_s <= 0:
         return
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(delay_s):
             await stop.wait()
-    except TimeoutError:
-        pass
