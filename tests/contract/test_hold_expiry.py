@@ -238,7 +238,9 @@ async def test_a_settled_hold_is_remembered_and_then_forgotten(stage: Stage) -> 
             await wallet.commit(hold_id, USD=1)
     assert (await wallet.commit("kept", USD=1)).replayed
     kept = await wallet.read_hold("kept")
-    assert await wallet.due_ms() == kept.settle_ms + TOMBSTONE_MS
+    ((event_id, _),) = await wallet.client.xrevrange(wallet.keys[1], count=1)
+    event_ms = int(event_id.partition(b"-")[0])  # Redis 7's clock goes on in a script: this may be later
+    assert await wallet.due_ms() == max(kept.settle_ms, event_ms) + TOMBSTONE_MS
 
 
 async def test_a_committed_hold_is_remembered_until_the_ledger_has_it(stage: Stage) -> None:
