@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 API_KEY_ENVIRONMENT: Final = "DRAWDOWN_API_KEY"
 
+AUTHORIZATION: Final = "authorization"
+"""In whose value a credential goes, as ``Bearer ddk_...``. gRPC refuses names in capitals."""
+
 _API_KEY: Final = re.compile(r"[!-~]+")
 """What a header can carry."""
 
@@ -178,7 +181,7 @@ class Settings:
             raise ValueError(f"connections must be 1 to {CONNECTIONS_MAX}, got {connections}")
         if transport not in get_args(Transport):
             raise ValueError(f"transport is one of {', '.join(get_args(Transport))}, not {transport!r}")
-        names_a_caller = any(name == "authorization" for name, _ in metadata)
+        names_a_caller = any(name == AUTHORIZATION for name, _ in metadata)
         if api_key and names_a_caller:
             raise ValueError("api_key and an authorization in the metadata: give one of them")
         if api_key is None and not names_a_caller:
@@ -186,12 +189,13 @@ class Settings:
         if api_key:
             if not _API_KEY.fullmatch(api_key):
                 raise ValueError("an API key has no spaces and no line breaks")  # it is not repeated: it is secret
-            if credentials is None and not plaintext_api_key and not is_local(target):
-                raise ValueError(
-                    f"an API key would go to {target} in plain text, to be read on the way: give TLS credentials, or "
-                    "say plaintext_api_key=True if something else protects that way"
-                )
-            metadata = [*metadata, ("authorization", f"Bearer {api_key}")]
+            metadata = [*metadata, (AUTHORIZATION, f"Bearer {api_key}")]
+            names_a_caller = True
+        if names_a_caller and credentials is None and not plaintext_api_key and not is_local(target):
+            raise ValueError(
+                f"an API key would go to {target} in plain text, to be read on the way: give TLS credentials, or "
+                "say plaintext_api_key=True if something else protects that way"
+            )
         return cls(target, _checked(timeout_s), credentials, tuple(metadata), connections, transport)
 
     @property
@@ -236,6 +240,9 @@ def _checked(timeout_s: float | ClientDefault) -> float:
         raise ValueError(f"timeout_s must be above 0 and finite, got {timeout_s}: every call has a deadline")
     return float(timeout_s)
 
+
+OTHER_LOOP: Final = "this client belongs to the event loop that used it first; make a new one in each event loop"
+"""What an ``AsyncClient`` says in another one, where its calls would only time out."""
 
 CLOSED: Final = "this client is closed; make a new one"
 """What a call on a closed client says."""

@@ -15,6 +15,7 @@ from drawdown import _audit, _keys, _operations, _requests, _responses, _rpcs
 from drawdown._channel import (
     CLOSED,
     CLOSED_IN_FLIGHT,
+    OTHER_LOOP,
     TARGET_DEFAULT,
     TIMEOUT_S_DEFAULT,
     USE_CLIENT_DEFAULT,
@@ -83,9 +84,10 @@ class AsyncClient:
                 cost_units = await run_the_request()
                 await hold.commit({"USD": cost_units})
 
-    One client serves any number of concurrent calls; make one per process and event loop. The connection is made by
-    the first call. Every call has a deadline, is repeated on UNAVAILABLE (safe: each mutation is idempotent by the id
-    it carries), and raises only ``DrawdownError`` and its subclasses (see ``drawdown._exceptions`` for the tree).
+    One client serves any number of concurrent calls; make one per process and event loop: in any other loop than the
+    one that used it first it raises ``RuntimeError``. The connection is made by the first call. Every call has a
+    deadline, is repeated on UNAVAILABLE (safe: each mutation is idempotent by the id it carries), and raises only
+    ``DrawdownError`` and its subclasses (see ``drawdown._exceptions`` for the tree).
 
     Args:
         target: ``host:port``, or any gRPC target such as ``dns:///drawdown:50051``; calls go round all its
@@ -94,7 +96,8 @@ class AsyncClient:
         credentials: For TLS, from ``drawdown.tls_credentials(...)``. None means plaintext.
         api_key: What says who you are, ``ddk_...``, or a wallet token. None: that of the environment's
             ``DRAWDOWN_API_KEY``, if there is one; ``""``: none.
-        plaintext_api_key: Send it without TLS to another machine all the same, because something else protects the way.
+        plaintext_api_key: Send it, or what ``metadata`` has for ``authorization``, without TLS to another machine all
+            the same, because something else protects the way.
         connections: How many to each address, 1 to 64; calls take turns. A server with several workers gives each
             connection to one of them: about two per worker use them all.
         metadata: Sent with every call, e.g. ``[("x-request-source", "gateway-3")]``.
@@ -133,6 +136,7 @@ class AsyncClient:
         self._channels: list[grpc.aio.Channel] = []
         self._turns: Iterator[dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]] = iter(())
         self._sessions: Sessions | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -150,6 +154,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; calls in flight fail. Releases that ``hold`` still owes are sent first."""
+        self._check_loop()
         if self._background:
             await asyncio.wait(self._background)  # each has its deadline
         self._closed = True
@@ -817,14 +822,20 @@ class AsyncClient:
     def _open(self) -> None:
         if self._closed:
             raise RuntimeError(CLOSED)
+        self._check_loop()
         if self._channels:
             return
         self._channels = [open_channel(self._settings) for _ in range(self._settings.connections)]
+        self._loop = asyncio.get_running_loop()
         self._turns = cycle(
             [{rpc.path: channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL} for channel in self._channels]
         )
         if self._settings.transport == "session":
             self._sessions = Sessions(self._settings, self._channels)
+
+    def _check_loop(self) -> None:
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(OTHER_LOOP)
 
     async def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
         self._open()

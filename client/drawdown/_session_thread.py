@@ -21,6 +21,9 @@ class SessionThread:
 
     Args:
         settings: Of the client.
+
+    Raises:
+        Exception: What opening a channel raised.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -30,6 +33,11 @@ class SessionThread:
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="drawdown-sessions", daemon=True)
         self._thread.start()
+        try:
+            self._sessions = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        except BaseException:
+            self._stop()
+            raise
 
     def perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
         """As ``Sessions.perform``; the calling thread waits."""
@@ -52,8 +60,11 @@ class SessionThread:
         if not self._thread.is_alive():
             return  # of the process that this one was forked from
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._stop()
+
+    async def _open(self) -> Sessions:
+        self._channels = [open_channel(self._settings) for _ in range(self._settings.connections)]
+        return Sessions(self._settings, self._channels)
 
     async def _perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
         return await self._sessions.perform(operation, timeout_s)
@@ -68,9 +79,11 @@ class SessionThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._channels = [open_channel(self._settings) for _ in range(self._settings.connections)]
-        self._sessions = Sessions(self._settings, self._channels)
         try:
             self._loop.run_forever()
         finally:
             self._loop.close()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()

@@ -709,15 +709,13 @@ class Client:
             if self._closed:
                 raise RuntimeError(CLOSED)
             if not self._channels:
-                self._channels = [self._open_channel() for _ in range(self._settings.connections)]
-                self._turns = cycle(
-                    [
-                        {rpc.path: channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL}
-                        for channel in self._channels
-                    ]
-                )
+                channels = [self._open_channel() for _ in range(self._settings.connections)]
                 if self._settings.transport == "session":
                     self._sessions = SessionThread(self._settings)
+                self._channels = channels  # all is open, or the next call tries again
+                self._turns = cycle(
+                    [{rpc.path: channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL} for channel in channels]
+                )
             return next(self._turns)
 
     def _open_channel(self) -> grpc.Channel:

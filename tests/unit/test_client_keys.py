@@ -84,6 +84,18 @@ def test_a_key_goes_to_another_machine_over_tls_only(make: Callable[..., object]
         assert SECRET not in repr(make("drawdown.internal:50051", api_key=SECRET, **settings))
 
 
+@pytest.mark.parametrize("make", [drawdown.Client, drawdown.AsyncClient])
+@pytest.mark.parametrize("value", [f"Bearer {SECRET}", f"Bearer {SECRET}".encode()], ids=["text", "bytes"])
+def test_a_key_in_the_metadata_does_so_too(make: Callable[..., object], value: str | bytes) -> None:
+    metadata = [("x-request-source", "gateway-3"), ("authorization", value)]
+    with pytest.raises(ValueError, match=r"drawdown.internal:50051 in plain text") as caught:
+        make("drawdown.internal:50051", metadata=metadata)
+    assert SECRET not in str(caught.value)
+    make("127.0.0.1:50051", metadata=metadata)
+    for settings in ({"credentials": TLS}, {"plaintext_api_key": True}):
+        make("drawdown.internal:50051", metadata=metadata, **settings)
+
+
 @pytest.mark.parametrize(("target", "local"), [
     ("127.0.0.1:50051", True), ("127.8.8.8:1", True), ("localhost:50051", True), ("[::1]:50051", True), ("::1", True),
     ("localhost", True), ("dns:///localhost:1", True), ("dns:localhost:1", True), ("ipv4:127.0.0.1:1", True),
