@@ -133,6 +133,8 @@ class FakeDrawdown:
         self._script: dict[str, list[Answer]] = {}
         self._calls: list[Call] = []
         self._changed = threading.Condition()
+        self._muted: list[threading.Event] = []
+        """Of each stream."""
         self._server = grpc.server(ThreadPoolExecutor(THREADS))
         self._workers = ThreadPoolExecutor(THREADS)
         for service in SERVICES:
@@ -159,6 +161,11 @@ class FakeDrawdown:
     def answer(self, rpc: str, *answers: Answer) -> None:
         """Sets the script of an RPC."""
         self._script[rpc] = list(answers)
+
+    def mute_sessions(self) -> None:
+        """From here on nothing comes from the streams that are open now, as from a server that hangs."""
+        for muted in self._muted:
+            muted.set()
 
     def calls(self, rpc: str) -> list[Call]:
         """The calls of an RPC that arrived so far."""
@@ -201,8 +208,9 @@ class FakeDrawdown:
     def _session(
         self, requests: Iterator[authorization_service_pb2.SessionRequest], context: grpc.ServicerContext
     ) -> Iterator[authorization_service_pb2.SessionResponse]:
-        ended = threading.Event()
+        ended, muted = threading.Event(), threading.Event()
         with self._changed:
+            self._muted.append(muted)
             self._calls.append(Call("Session", None, {}))
             self._changed.notify_all()
         if not self._takes_sessions:
@@ -230,7 +238,9 @@ class FakeDrawdown:
             answers.put(None)
 
         threading.Thread(target=take, daemon=True).start()
-        yield from iter(answers.get, None)
+        for answer in iter(answers.get, None):
+            if not muted.is_set():
+                yield answer
 
 
 class Caller:

@@ -8,13 +8,16 @@ proxy on the way does not let streams through, the server was lost), calls are R
 
 A Session that ends takes no answer with it that did not come: the outcome of what was under way is unknown, so it is
 sent again with the same ids over another Session, as gRPC does with a call that is lost. A server that is about to end
-says so in each Session; it is then left, and what it refused (it was not begun) goes to another server.
+says so in each Session; it is then left, and what it refused (it was not begun) goes to another server. A Session from
+which nothing comes any more (the server hangs, the line is dead) is left as well; what is under way there keeps its
+deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from typing import TYPE_CHECKING, Final, cast
 
 import grpc
@@ -52,6 +55,10 @@ REOPEN_S: Final = 1.0
 """After a Session that was not taken: an RPC tells the caller why, and there is no hurry."""
 UNKNOWN_S: Final = 60.0
 """After one that the server did not know: it may be replaced by a newer one."""
+SILENT_S: Final = 1.0
+"""A Session is left when nothing has come for so long, and calls were given up meanwhile. Servers answer within
+milliseconds, and most pauses of one, or of its store, are over by then; to leave too early costs a stream and no call.
+gRPC itself takes 5 to 15 s to notice (``_channel.py``)."""
 
 
 class NoSessionsError(Exception):
@@ -89,9 +96,14 @@ class Session:
         self._traceparent, self._tracestate = trace
         self._tags = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[pb.OperationResult]] = {}
-        self._unsent: list[pb.SessionOperation] = []
+        self._unsent: list[tuple[float, pb.SessionOperation]] = []
+        """With their deadlines, by the event loop's clock."""
         self._cancelled: list[int] = []
         self._writer: asyncio.Task[None] | None = None
+        self._heard_s = -math.inf
+        """When anything came last."""
+        self._silent_since_s = math.inf
+        """When the first of the calls was made that were given up with nothing having come since."""
         self.is_taken = False
         """The server has begun to serve the stream."""
         self.is_leaving = False
@@ -102,6 +114,11 @@ class Session:
     def in_flight(self) -> int:
         """Calls that wait for their answer."""
         return len(self._waiting)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self._reader.done()
 
     async def perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
         """The result of an operation.
@@ -121,14 +138,14 @@ class Session:
         request = pb.SessionOperation(
             tag=tag, operation=operation, traceparent=self._traceparent, tracestate=self._tracestate
         )
-        request.timeout.FromNanoseconds(int(timeout_s * 1e9))
-        self._unsent.append(request)
+        made_s = loop.time()
+        self._unsent.append((made_s + timeout_s, request))
         self._write_soon()
-        timer = loop.call_later(timeout_s, self._time_out, tag)
+        timer = loop.call_at(made_s + timeout_s, self._time_out, tag, made_s)
         try:
             return await waiting
         except asyncio.CancelledError:
-            self._give_up(tag)
+            self._give_up(tag, made_s)
             raise
         finally:
             timer.cancel()
@@ -148,21 +165,25 @@ class Session:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _time_out(self, tag: int) -> None:
+    def _time_out(self, tag: int, made_s: float) -> None:
         waiting = self._waiting.get(tag)
         if waiting is not None and not waiting.done():
             waiting.set_exception(DeadlineExceededError("Deadline Exceeded", code=grpc.StatusCode.DEADLINE_EXCEEDED))
-            self._give_up(tag)
+            self._give_up(tag, made_s)
 
-    def _give_up(self, tag: int) -> None:
+    def _give_up(self, tag: int, made_s: float) -> None:
         """Nobody waits for this operation any more: if it is not begun, it need not be."""
         if self._waiting.pop(tag, None) is None:
             return
         before = len(self._unsent)
-        self._unsent = [operation for operation in self._unsent if operation.tag != tag]
+        self._unsent = [unsent for unsent in self._unsent if unsent[1].tag != tag]
         if len(self._unsent) == before:
             self._cancelled.append(tag)
             self._write_soon()
+        if self._heard_s < made_s:
+            self._silent_since_s = min(self._silent_since_s, made_s)
+            if asyncio.get_running_loop().time() - self._silent_since_s >= SILENT_S:
+                self.leave()
 
     def _write_soon(self) -> None:
         if self._writer is None or self._writer.done():  # done: it was cancelled before it began
@@ -182,9 +203,14 @@ class Session:
     def _next_message(self) -> bytes:
         count = min(len(self._unsent), OPERATIONS_MAX)
         if count > 1:
-            sizes = itertools.accumulate(operation.ByteSize() for operation in self._unsent[:count])
+            sizes = itertools.accumulate(operation.ByteSize() for _, operation in self._unsent[:count])
             count = max(1, sum(size <= BYTES_MAX for size in sizes))
-        request = pb.SessionRequest(operations=self._unsent[:count], cancelled_tags=self._cancelled)
+        now_s = asyncio.get_running_loop().time()
+        for deadline_s, operation in self._unsent[:count]:  # from here on the server counts; it may have waited before
+            operation.timeout.FromNanoseconds(int(max(deadline_s - now_s, 0.0) * 1e9))
+        request = pb.SessionRequest(
+            operations=[operation for _, operation in self._unsent[:count]], cancelled_tags=self._cancelled
+        )
         del self._unsent[:count]
         self._cancelled.clear()
         return request.SerializeToString()
@@ -194,6 +220,7 @@ class Session:
             await self._call.initial_metadata()
             self.is_taken = not self._call.done()
             while (data := await self._call.read()) is not EOF:
+                self._heard_s, self._silent_since_s = asyncio.get_running_loop().time(), math.inf
                 self._take(pb.SessionResponse.FromString(cast("bytes", data)))
             self._end(lambda: UnavailableError("the server left", code=grpc.StatusCode.UNAVAILABLE))
         except grpc.RpcError as error:
@@ -350,7 +377,7 @@ class Sessions:
         if number == len(self._sessions):
             self._sessions.append(opened)
         else:
-            self._left = {session for session in (*self._left, self._sessions[number]) if session.in_flight}
+            self._left = {session for session in (*self._left, self._sessions[number]) if not session.has_ended}
             self._sessions[number] = opened
 
     def _refused(self, error: DrawdownError) -> None:

@@ -6,13 +6,15 @@ import asyncio
 import subprocess
 import sys
 import threading
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 import pytest
 
 import drawdown
-from drawdown import _session_thread
-from drawdown._sessions import BUSY_AT, BYTES_MAX
+from drawdown import _session_thread, _sessions
+from drawdown._channel import OTHER_LOOP, Transport
+from drawdown._sessions import BUSY_AT, BYTES_MAX, SILENT_S, Session
+from drawdown.v1 import authorization_service_pb2 as pb
 from fake_drawdown import THREADS, WAIT_S, FakeDrawdown, committed
 
 COMMIT: Final[dict[str, Any]] = {"wallet_id": "demo", "hold_id": "h", "amounts": {"USD": 5}}
@@ -114,6 +116,134 @@ async def test_a_stream_that_nobody_reads_any_more_is_left(fake: FakeDrawdown) -
         await asyncio.wait(others)
         async with asyncio.timeout(WAIT_S):
             assert (await client.commit(**COMMIT)).debited == {"USD": 5}
+
+
+async def test_a_stream_from_which_nothing_comes_any_more_is_left(fake: FakeDrawdown) -> None:
+    fake.answer("Commit", ANSWER)
+    async with drawdown.AsyncClient(fake.target) as client:
+        await commit_until_there_is_a_session(client)
+        fake.mute_sessions()
+        in_flight = asyncio.create_task(client.commit(**COMMIT, timeout_s=2 * WAIT_S))
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    result = await client.commit(**COMMIT, timeout_s=SILENT_S / 4)
+                except drawdown.DeadlineExceededError:
+                    continue
+                break
+        assert result.debited == {"USD": 5}
+        assert not in_flight.done()  # it waits for its own deadline
+        await asyncio.to_thread(fake.wait_for, "Session", 2)
+        in_flight.cancel()
+
+
+async def test_a_stream_that_answers_others_is_not_left_for_a_call_that_takes_long(
+    fake: FakeDrawdown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sessions, "SILENT_S", 0.0)
+    go_on = threading.Event()
+
+    def one_is_stuck(request: Any) -> Any:  # noqa: ANN401 - of Commit, and one of the answers of the fake
+        assert request.hold_id != "stuck" or go_on.wait(WAIT_S)
+        return ANSWER
+
+    fake.answer("Commit", one_is_stuck)
+    async with drawdown.AsyncClient(fake.target) as client:
+        await commit_until_there_is_a_session(client)
+        assert client._sessions is not None
+        session = client._sessions._session()
+        try:
+            for is_heard in (True, False):
+                stuck = asyncio.create_task(client.commit(**COMMIT | {"hold_id": "stuck"}, timeout_s=WAIT_S))
+                await asyncio.to_thread(fake.wait_for, "Commit", len(fake.calls("Commit")) + 1)
+                if is_heard:
+                    await client.commit(**COMMIT)
+                stuck.cancel()
+                await asyncio.wait([stuck])
+                assert (client._sessions._session() is session) is is_heard
+        finally:
+            go_on.set()
+
+
+class StuckStream:
+    """A stream whose flow control lets nothing through until it is told to."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.sent: asyncio.Queue[pb.SessionRequest] = asyncio.Queue()
+
+    async def initial_metadata(self) -> None:
+        pass
+
+    def done(self) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        pass
+
+    async def read(self) -> bytes:
+        await asyncio.get_running_loop().create_future()
+        return b""
+
+    async def write(self, message: bytes) -> None:
+        self.sent.put_nowait(pb.SessionRequest.FromString(message))
+        await self.go_on.wait()
+
+
+async def test_the_time_that_a_call_waited_to_be_sent_is_not_given_to_the_server() -> None:
+    stream = StuckStream()
+    session = Session(cast("Any", stream), ("", ""), lambda _: None)
+    loop = asyncio.get_running_loop()
+    calls = [asyncio.create_task(session.perform(pb.Operation(), WAIT_S))]
+    await asyncio.wait_for(stream.sent.get(), WAIT_S)
+    made_s = loop.time()
+    calls.append(asyncio.create_task(session.perform(pb.Operation(), WAIT_S)))
+    await asyncio.sleep(0)  # it is queued
+    sent_s = loop.time()
+    stream.go_on.set()
+    timeout = (await asyncio.wait_for(stream.sent.get(), WAIT_S)).operations[0].timeout
+    assert 0 < timeout.seconds + timeout.nanos / 1e9 <= WAIT_S - (sent_s - made_s)
+    await session.close()
+    for call in calls:
+        with pytest.raises(RuntimeError, match="closed while"):
+            await call
+
+
+@pytest.mark.parametrize("transport", get_args(Transport))
+def test_a_client_says_so_in_an_event_loop_that_is_not_its_own(fake: FakeDrawdown, transport: Transport) -> None:
+    fake.answer("Commit", ANSWER)
+    client = drawdown.AsyncClient(fake.target, transport=transport)
+
+    async def commit() -> None:
+        await client.commit(**COMMIT)
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(commit())
+        for use in (commit, client.close):
+            with pytest.raises(RuntimeError) as caught:
+                second.run(use())
+            assert str(caught.value) == OTHER_LOOP
+        first.run(commit())
+        first.run(client.close())
+
+
+def test_a_client_for_threads_that_cannot_open_a_channel_says_why_each_time(
+    fake: FakeDrawdown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.answer("Commit", ANSWER)
+
+    def fail(_: object) -> None:
+        raise OSError("too many open files")
+
+    client = drawdown.Client(fake.target, transport="session")
+    with monkeypatch.context() as patched:
+        patched.setattr(_session_thread, "open_channel", fail)
+        for _ in range(2):
+            with pytest.raises(OSError, match="too many open files"):
+                client.commit(**COMMIT)
+    assert not any(thread.name == "drawdown-sessions" for thread in threading.enumerate())
+    with client:
+        assert client.commit(**COMMIT).debited == {"USD": 5}
 
 
 def test_a_client_of_the_process_before_a_fork_says_so(fake: FakeDrawdown) -> None:
