@@ -208,14 +208,13 @@ class FakeDrawdown:
     def _session(
         self, requests: Iterator[authorization_service_pb2.SessionRequest], context: grpc.ServicerContext
     ) -> Iterator[authorization_service_pb2.SessionResponse]:
-        ended, muted = threading.Event(), threading.Event()
+        muted = threading.Event()
         with self._changed:
             self._muted.append(muted)
             self._calls.append(Call("Session", None, {}))
             self._changed.notify_all()
         if not self._takes_sessions:
-            if context.add_callback(ended.set):
-                ended.wait()
+            hang(context)
             return
         context.send_initial_metadata(())
         answers: SimpleQueue[authorization_service_pb2.SessionResponse | None] = SimpleQueue()
@@ -241,6 +240,15 @@ class FakeDrawdown:
         for answer in iter(answers.get, None):
             if not muted.is_set():
                 yield answer
+        if muted.is_set():
+            hang(context)
+
+
+def hang(context: grpc.ServicerContext) -> None:
+    """Say nothing until the client gives the call up, or the server ends."""
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait()
 
 
 class Caller:
