@@ -196,13 +196,14 @@ async def test_the_time_that_a_call_waited_to_be_sent_is_not_given_to_the_server
     loop = asyncio.get_running_loop()
     calls = [asyncio.create_task(session.perform(pb.Operation(), WAIT_S))]
     await asyncio.wait_for(stream.sent.get(), WAIT_S)
-    made_s = loop.time()
     calls.append(asyncio.create_task(session.perform(pb.Operation(), WAIT_S)))
-    await asyncio.sleep(0)  # it is queued
-    sent_s = loop.time()
+    await asyncio.sleep(0)  # it is made, and waits behind the other
+    queued_s = loop.time()
+    while (sent_s := loop.time()) == queued_s:
+        pass
     stream.go_on.set()
     timeout = (await asyncio.wait_for(stream.sent.get(), WAIT_S)).operations[0].timeout
-    assert 0 < timeout.seconds + timeout.nanos / 1e9 <= WAIT_S - (sent_s - made_s)
+    assert 0 < timeout.seconds + timeout.nanos / 1e9 <= WAIT_S - (sent_s - queued_s)
     await session.close()
     for call in calls:
         with pytest.raises(RuntimeError, match="closed while"):
