@@ -133,8 +133,8 @@ class FakeDrawdown:
         self._script: dict[str, list[Answer]] = {}
         self._calls: list[Call] = []
         self._changed = threading.Condition()
-        self._muted: list[threading.Event] = []
-        """Of each stream."""
+        self._streams: list[tuple[threading.Event, SimpleQueue[authorization_service_pb2.SessionResponse | None]]] = []
+        """Of each: whether it is muted, and its answers."""
         self._server = grpc.server(ThreadPoolExecutor(THREADS))
         self._workers = ThreadPoolExecutor(THREADS)
         for service in SERVICES:
@@ -164,8 +164,13 @@ class FakeDrawdown:
 
     def mute_sessions(self) -> None:
         """From here on nothing comes from the streams that are open now, as from a server that hangs."""
-        for muted in self._muted:
+        for muted, _ in self._streams:
             muted.set()
+
+    def end_sessions(self) -> None:
+        """The streams that are open now end, without the answers of what is under way on them."""
+        for _, answers in self._streams:
+            answers.put(None)
 
     def calls(self, rpc: str) -> list[Call]:
         """The calls of an RPC that arrived so far."""
@@ -209,15 +214,15 @@ class FakeDrawdown:
         self, requests: Iterator[authorization_service_pb2.SessionRequest], context: grpc.ServicerContext
     ) -> Iterator[authorization_service_pb2.SessionResponse]:
         muted = threading.Event()
+        answers: SimpleQueue[authorization_service_pb2.SessionResponse | None] = SimpleQueue()
         with self._changed:
-            self._muted.append(muted)
+            self._streams.append((muted, answers))
             self._calls.append(Call("Session", None, {}))
             self._changed.notify_all()
         if not self._takes_sessions:
             hang(context)
             return
         context.send_initial_metadata(())
-        answers: SimpleQueue[authorization_service_pb2.SessionResponse | None] = SimpleQueue()
 
         def perform(tagged: authorization_service_pb2.SessionOperation) -> None:
             name = str(tagged.operation.WhichOneof("operation"))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, get_args
+from typing import Any, get_args
 
 import pytest
 
 import drawdown
 from drawdown._channel import Transport
 from drawdown._sessions import Sessions
-
-if TYPE_CHECKING:
-    from drawdown.v1 import authorization_service_pb2 as pb
 
 PATIENCE_S = 0.5
 """How long a call of a test waits for a Session. One that never comes may be what the test is about."""
@@ -33,11 +30,11 @@ def wait_for_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls wait for a Session instead of going by themselves meanwhile, so that it is Sessions that are tested."""
     perform, session = Sessions.perform, Sessions._session
 
-    async def wait_and_perform(self: Sessions, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
+    async def wait_and_perform(self: Sessions, *call: Any) -> Any:  # noqa: ANN401 - as it is
         loop = asyncio.get_running_loop()
         patient_until_s = loop.time() + PATIENCE_S
         while not self._is_closed and session(self) is None and loop.time() < patient_until_s:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
-        return await perform(self, operation, timeout_s)
+        return await perform(self, *call)
 
     monkeypatch.setattr(Sessions, "perform", wait_and_perform)

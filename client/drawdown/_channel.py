@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import grpc
 
+from drawdown.v1 import authorization_service_pb2 as pb
+
 if TYPE_CHECKING:
     from os import PathLike
 
@@ -49,23 +51,28 @@ BACKOFF_FACTOR: Final = 3
 RETRY_TOKENS: Final = 600
 RETRY_TOKENS_BACK: Final = 0.1
 
+_OPERATIONS: Final = [field.name.capitalize() for field in pb.Operation.DESCRIPTOR.oneofs_by_name["operation"].fields]
+"""The RPCs that can go over a Session as well."""
+
+_NOT_REPEATED: Final = {
+    "name": [{"service": "drawdown.v1.AuthorizationService", "method": name} for name in ("Session", *_OPERATIONS)]
+}
+"""By gRPC, in a client with Sessions: it sends these again itself (_retries.py), whichever way they went before."""
+
+_REPEATED: Final = {
+    "name": [{}],  # methods without an entry: reads are safe, and each mutation is idempotent by the id that it carries
+    "retryPolicy": {
+        "maxAttempts": ATTEMPTS_MAX,
+        "initialBackoff": f"{BACKOFF_S}s",
+        "maxBackoff": f"{BACKOFF_MAX_S}s",
+        "backoffMultiplier": BACKOFF_FACTOR,
+        # CANCELLED comes from a server, or a proxy, that ended before it took the call: a caller who cancels is past
+        # all retries. DEADLINE_EXCEEDED has no time left, RESOURCE_EXHAUSTED would make it worse.
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+    },
+}
+
 _SERVICE_CONFIG: Final = {
-    "methodConfig": [
-        # What a Session carries is sent again one by one (_retries.py).
-        {"name": [{"service": "drawdown.v1.AuthorizationService", "method": "Session"}]},
-        {
-            "name": [{}],  # every method: reads are safe, and each mutation is idempotent by the id that it carries
-            "retryPolicy": {
-                "maxAttempts": ATTEMPTS_MAX,
-                "initialBackoff": f"{BACKOFF_S}s",
-                "maxBackoff": f"{BACKOFF_MAX_S}s",
-                "backoffMultiplier": BACKOFF_FACTOR,
-                # CANCELLED comes from a server, or a proxy, that ended before it took the call: a caller who cancels
-                # is past all retries. DEADLINE_EXCEEDED has no time left, RESOURCE_EXHAUSTED would make it worse.
-                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-            },
-        },
-    ],
     # Each failure costs one token, each success gives 0.1 back; below half, no retries: a service that is down for
     # good sees each call once and not three times. Half is more than the calls that one lost connection can fail (a
     # server takes 256 at once), so that each of those is sent again.
@@ -85,7 +92,6 @@ _MESSAGE_BYTES_MAX_SENT: Final = 2**20
 
 CHANNEL_OPTIONS: Final[Sequence[tuple[str, str | int]]] = (
     ("grpc.enable_retries", 1),
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.service_config_disable_resolution", 1),  # a DNS TXT record must not replace the retry policy
     ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX_RECEIVED),
     ("grpc.max_send_message_length", _MESSAGE_BYTES_MAX_SENT),
@@ -200,8 +206,11 @@ class Settings:
 
     @property
     def channel_options(self) -> Sequence[tuple[str, str | int]]:
-        """Of each channel. Channels of one process share their connections, unless they are told not to."""
-        return CHANNEL_OPTIONS if self.connections == 1 else (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+        """Of each channel."""
+        methods = [_NOT_REPEATED, _REPEATED] if self.transport == "session" else [_REPEATED]
+        options = (*CHANNEL_OPTIONS, ("grpc.service_config", json.dumps({"methodConfig": methods} | _SERVICE_CONFIG)))
+        # Channels of one process share their connections, unless they are told not to.
+        return options if self.connections == 1 else (*options, ("grpc.use_local_subchannel_pool", 1))
 
     def timeout(self, timeout_s: Timeout) -> float:
         """The deadline of one call, in seconds from now."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from itertools import cycle
 from typing import TYPE_CHECKING, Self, TypeVar
 
-import grpc
-import grpc.aio
 from google.protobuf.message import Message
 
 from drawdown import _audit, _keys, _operations, _requests, _responses, _rpcs
 from drawdown._channel import (
     CLOSED,
-    CLOSED_IN_FLIGHT,
     OTHER_LOOP,
     TARGET_DEFAULT,
     TIMEOUT_S_DEFAULT,
@@ -24,6 +20,7 @@ from drawdown._channel import (
     Timeout,
     Transport,
 )
+from drawdown._connections import Connections
 from drawdown._enums import (
     CapMode,
     CapWindow,
@@ -33,13 +30,14 @@ from drawdown._enums import (
 )
 from drawdown._hold import AsyncHoldContext
 from drawdown._paging import next_token
-from drawdown._sessions import NoSessionsError, Sessions, open_channel
-from drawdown._status import to_exception
+from drawdown._sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
+
+    import grpc
 
     from drawdown._audit import AuditRecord
     from drawdown._enums import Scope
@@ -133,8 +131,7 @@ class AsyncClient:
             connections=connections,
             transport=transport or "session",
         )
-        self._channels: list[grpc.aio.Channel] = []
-        self._turns: Iterator[dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]] = iter(())
+        self._connections: Connections | None = None
         self._sessions: Sessions | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -160,8 +157,8 @@ class AsyncClient:
         self._closed = True
         if self._sessions is not None:
             await self._sessions.close()
-        for channel in self._channels:
-            await channel.close(None)
+        if self._connections is not None:
+            await self._connections.close()
 
     # --- the data plane ---
 
@@ -819,46 +816,27 @@ class AsyncClient:
 
     # --- one call ---
 
-    def _open(self) -> None:
+    def _open(self) -> Connections:
         if self._closed:
             raise RuntimeError(CLOSED)
         self._check_loop()
-        if self._channels:
-            return
-        self._channels = [open_channel(self._settings) for _ in range(self._settings.connections)]
-        self._loop = asyncio.get_running_loop()
-        self._turns = cycle(
-            [{rpc.path: channel.unary_unary(rpc.path, None, None) for rpc in _rpcs.ALL} for channel in self._channels]
-        )
-        if self._settings.transport == "session":
-            self._sessions = Sessions(self._settings, self._channels)
+        if self._connections is None:
+            self._connections = Connections(self._settings)
+            self._loop = asyncio.get_running_loop()
+            if self._settings.transport == "session":
+                self._sessions = Sessions(self._settings, self._connections)
+        return self._connections
 
     def _check_loop(self) -> None:
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
             raise RuntimeError(OTHER_LOOP)
 
     async def _call(self, rpc: Rpc[Request, Result], request: Request, timeout_s: Timeout) -> Result:
-        self._open()
-        settings = self._settings
-        timeout_s = settings.timeout(timeout_s)
+        connections = self._open()
+        timeout_s = self._settings.timeout(timeout_s)
         if rpc.operation is not None and self._sessions is not None:
-            try:
-                return rpc.operation.read(await self._sessions.perform(rpc.operation.write(request), timeout_s))
-            except NoSessionsError as none:
-                timeout_s = none.left_s
-        try:
-            data = await next(self._turns)[rpc.path](
-                request.SerializeToString(), timeout=timeout_s, metadata=settings.metadata
-            )
-        except grpc.RpcError as error:
-            raise to_exception(error) from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
-                # gRPC cancels its own calls when a channel closes; the caller's task was not cancelled by anybody.
-                raise RuntimeError(CLOSED_IN_FLIGHT) from None
-            raise
-        return rpc.read(data)
+            return await self._sessions.perform(rpc, rpc.operation, request, timeout_s)
+        return await connections.call(rpc, request, timeout_s)
 
 
 async def _items(fetch: Callable[[str], Awaitable[Page[Item]]]) -> AsyncIterator[Item]:

@@ -1,4 +1,4 @@
-"""Retries of what gRPC does not repeat by itself, one operation of a Session at a time: as its own."""
+"""Retries of the calls of a client with Sessions, one call at a time: as gRPC's own."""
 
 from __future__ import annotations
 

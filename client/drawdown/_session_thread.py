@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from google.protobuf.message import Message
 
 from drawdown._channel import CLOSED
-from drawdown._sessions import Sessions, open_channel
+from drawdown._connections import Connections
+from drawdown._sessions import Sessions
 
 if TYPE_CHECKING:
     from drawdown._channel import Settings
-    from drawdown.v1 import authorization_service_pb2 as pb
+    from drawdown._rpcs import Operation, Rpc
+
+Request = TypeVar("Request", bound=Message)
+Result = TypeVar("Result")
 
 FORKED: Final = "this client was made before a fork; make a new one in each process"
 
@@ -39,14 +45,16 @@ class SessionThread:
             self._stop()
             raise
 
-    def perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
+    def perform(
+        self, rpc: Rpc[Request, Result], operation: Operation[Request, Result], request: Request, timeout_s: float
+    ) -> Result:
         """As ``Sessions.perform``; the calling thread waits."""
         with self._lock:  # what is handed over before the end is answered
             if self._is_closed:
                 raise RuntimeError(CLOSED)
             if not self._thread.is_alive():
                 raise RuntimeError(FORKED)
-            call = asyncio.run_coroutine_threadsafe(self._perform(operation, timeout_s), self._loop)
+            call = asyncio.run_coroutine_threadsafe(self._perform(rpc, operation, request, timeout_s), self._loop)
         try:
             return call.result()
         except BaseException:
@@ -63,16 +71,17 @@ class SessionThread:
         self._stop()
 
     async def _open(self) -> Sessions:
-        self._channels = [open_channel(self._settings) for _ in range(self._settings.connections)]
-        return Sessions(self._settings, self._channels)
+        self._connections = Connections(self._settings)
+        return Sessions(self._settings, self._connections)
 
-    async def _perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
-        return await self._sessions.perform(operation, timeout_s)
+    async def _perform(
+        self, rpc: Rpc[Request, Result], operation: Operation[Request, Result], request: Request, timeout_s: float
+    ) -> Result:
+        return await self._sessions.perform(rpc, operation, request, timeout_s)
 
     async def _end(self) -> None:
         await self._sessions.close()
-        for channel in self._channels:
-            await channel.close(None)
+        await self._connections.close()
         calls = asyncio.all_tasks() - {asyncio.current_task()}
         if calls:
             await asyncio.wait(calls)

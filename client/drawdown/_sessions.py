@@ -4,7 +4,8 @@ A call behaves as its RPC does: its deadline, its retries and its exceptions are
 What is called at the same time goes out together, and what was answered comes in together.
 
 No call waits for a Session. While none is taken (the first one is being opened, the server is older than Session, a
-proxy on the way does not let streams through, the server was lost), calls are RPCs of their own.
+proxy on the way does not let streams through, the server was lost), calls are RPCs of their own. All attempts of a call
+count together, however each travels: gRPC repeats none of them.
 
 A Session that ends takes no answer with it that did not come: the outcome of what was under way is unknown, so it is
 sent again with the same ids over another Session, as gRPC does with a call that is lost. A server that is about to end
@@ -18,11 +19,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from drawdown._channel import ATTEMPTS_MAX, CLOSED_IN_FLIGHT
@@ -32,11 +33,16 @@ from drawdown._status import from_status, to_exception
 from drawdown.v1 import authorization_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from drawdown._channel import Settings
+    from drawdown._connections import Connections
+    from drawdown._rpcs import Operation, Rpc
 
     Call = grpc.aio.StreamStreamCall[bytes, bytes]
+
+Request = TypeVar("Request", bound=Message)
+Result = TypeVar("Result")
 
 EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # of its stubs
 PATH: Final = "/drawdown.v1.AuthorizationService/Session"
@@ -59,26 +65,6 @@ SILENT_S: Final = 1.0
 """A Session is left when nothing has come for so long, and calls were given up meanwhile. Servers answer within
 milliseconds, and most pauses of one, or of its store, are over by then; to leave too early costs a stream and no call.
 gRPC itself takes 5 to 15 s to notice (``_channel.py``)."""
-
-
-class NoSessionsError(Exception):
-    """There is no Session for a call: it has to go by itself.
-
-    Args:
-        left_s: What is left of its time.
-    """
-
-    def __init__(self, left_s: float) -> None:
-        super().__init__()
-        self.left_s = left_s
-
-
-class _LostError(Exception):
-    """The Session ended before the answer came."""
-
-    def __init__(self, error: DrawdownError) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class Session:
@@ -121,15 +107,14 @@ class Session:
         return self._reader.done()
 
     async def perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
-        """The result of an operation.
+        """The result of an operation that did not fail.
 
         Args:
             operation: It.
             timeout_s: For how long to wait.
 
         Raises:
-            DeadlineExceededError: That was too short.
-            _LostError: The Session ended first.
+            DrawdownError: It failed, that was too short, or the Session ended first.
         """
         tag = next(self._tags)
         loop = asyncio.get_running_loop()
@@ -143,12 +128,15 @@ class Session:
         self._write_soon()
         timer = loop.call_at(made_s + timeout_s, self._time_out, tag, made_s)
         try:
-            return await waiting
+            result = await waiting
         except asyncio.CancelledError:
             self._give_up(tag, made_s)
             raise
         finally:
             timer.cancel()
+        if result.HasField("error"):
+            raise from_status(status_pb2.Status.FromString(result.error.SerializeToString()))
+        return result
 
     def leave(self) -> None:
         """Send nothing more: the Session ends when everything is answered."""
@@ -240,7 +228,7 @@ class Session:
         # That a server does not know streams may be known a moment after its first answer.
         if not self.is_taken or ended.code is grpc.StatusCode.UNIMPLEMENTED:
             self._on_refused(ended)
-        self._fail(lambda: _LostError(_retryable(error())))
+        self._fail(lambda: _retryable(error()))
 
     def _take(self, response: pb.SessionResponse) -> None:
         for result in response.results:
@@ -272,26 +260,20 @@ def _retryable(error: DrawdownError) -> DrawdownError:
     return UnavailableError(error.message, code=grpc.StatusCode.UNAVAILABLE)
 
 
-def open_channel(settings: Settings) -> grpc.aio.Channel:
-    """A channel, not connected yet."""
-    if settings.credentials is None:
-        return grpc.aio.insecure_channel(settings.target, options=settings.channel_options)
-    return grpc.aio.secure_channel(settings.target, settings.credentials, options=settings.channel_options)
-
-
 class Sessions:
     """Sessions to a target, opened as they are needed.
 
     Args:
         settings: Of the client.
-        channels: Of the client, which closes them.
+        connections: Of the client, which closes them.
     """
 
-    def __init__(self, settings: Settings, channels: Sequence[grpc.aio.Channel]) -> None:
+    def __init__(self, settings: Settings, connections: Connections) -> None:
         self._settings = settings
+        self._connections = connections
         metadata = dict(settings.metadata)
         self._trace = str(metadata.get("traceparent", "")), str(metadata.get("tracestate", ""))
-        self._methods = [channel.stream_stream(PATH, None, None) for channel in channels]
+        self._methods = [channel.stream_stream(PATH, None, None) for channel in connections.channels]
         self._sessions: list[Session] = []
         self._left: set[Session] = set()
         """Left and not ended yet."""
@@ -300,43 +282,44 @@ class Sessions:
         self._retries = RetryBudget()
         self._is_closed = False
 
-    async def perform(self, operation: pb.Operation, timeout_s: float) -> pb.OperationResult:
-        """The result of an operation that did not fail.
+    async def perform(
+        self, rpc: Rpc[Request, Result], operation: Operation[Request, Result], request: Request, timeout_s: float
+    ) -> Result:
+        """What an RPC answers, over a Session or by itself.
 
         Args:
-            operation: It.
+            rpc: It.
+            operation: The same for a Session.
+            request: Its request.
             timeout_s: Deadline of all attempts together.
 
         Raises:
-            DrawdownError: As the call by itself would raise it.
-            NoSessionsError: There is none. What was sent before may have been done: it is to be sent again.
+            DrawdownError: As the RPC raises it.
+            RuntimeError: The client was closed meanwhile.
         """
-        if operation.ByteSize() > BYTES_MAX:  # a stream would end with it: it goes, and fails, by itself
-            raise NoSessionsError(timeout_s)
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
+        message = operation.write(request)
+        is_carried = message.ByteSize() <= BYTES_MAX  # a stream would end with it: it goes, and fails, by itself
         for attempt in itertools.count(1):
             if self._is_closed:
                 raise RuntimeError(CLOSED_IN_FLIGHT)
-            session = self._session()
-            if session is None:
-                raise NoSessionsError(max(deadline_s - loop.time(), 0.0))
+            session = self._session() if is_carried else None
+            left_s = max(deadline_s - loop.time(), 0.0)
             try:
-                result = await session.perform(operation, max(deadline_s - loop.time(), 0.0))
-            except _LostError as lost:
-                error = lost.error
+                if session is None:
+                    result = await self._connections.call(rpc, request, left_s)
+                else:
+                    result = operation.read(await session.perform(message, left_s))
+            except DrawdownError as error:
+                if error.code not in RETRYABLE or not self._retries.may_retry() or attempt >= ATTEMPTS_MAX:
+                    raise
+                # Who left the session finds another server at once.
+                is_left = session is not None and session.is_leaving
+                wait_s = 0.0 if is_left and attempt == 1 else pause_s(error, attempt)
             else:
-                if not result.HasField("error"):
-                    self._retries.succeeded()
-                    return result
-                error = from_status(status_pb2.Status.FromString(result.error.SerializeToString()))
-            if error.code not in RETRYABLE:
                 self._retries.succeeded()
-                raise error
-            if not self._retries.may_retry() or attempt >= ATTEMPTS_MAX:
-                raise error
-            # Who left the session finds another server at once.
-            wait_s = 0.0 if session.is_leaving and attempt == 1 else pause_s(error, attempt)
+                return result
             await asyncio.sleep(min(wait_s, max(deadline_s - loop.time(), 0.0)))
         raise AssertionError("unreachable")
 

@@ -32,7 +32,6 @@ from drawdown._enums import (
 from drawdown._hold import HoldContext
 from drawdown._paging import next_token
 from drawdown._session_thread import SessionThread
-from drawdown._sessions import NoSessionsError
 from drawdown._status import to_exception
 
 if TYPE_CHECKING:
@@ -729,10 +728,7 @@ class Client:
         settings, sessions = self._settings, self._sessions
         timeout_s = settings.timeout(timeout_s)
         if rpc.operation is not None and sessions is not None:
-            try:
-                return rpc.operation.read(sessions.perform(rpc.operation.write(request), timeout_s))
-            except NoSessionsError as none:
-                timeout_s = none.left_s
+            return sessions.perform(rpc, rpc.operation, request, timeout_s)
         try:
             data = methods[rpc.path](request.SerializeToString(), timeout=timeout_s, metadata=settings.metadata)
         except grpc.RpcError as error:

@@ -8,14 +8,16 @@ import sys
 import threading
 from typing import Any, Final, cast, get_args
 
+import grpc
 import pytest
 
 import drawdown
-from drawdown import _session_thread, _sessions
-from drawdown._channel import OTHER_LOOP, Transport
+from drawdown import _connections, _session_thread, _sessions
+from drawdown._channel import ATTEMPTS_MAX, OTHER_LOOP, Transport
 from drawdown._sessions import BUSY_AT, BYTES_MAX, SILENT_S, Session
 from drawdown.v1 import authorization_service_pb2 as pb
-from fake_drawdown import THREADS, WAIT_S, FakeDrawdown, committed
+from fake_drawdown import THREADS, WAIT_S, Failure, FakeDrawdown, committed
+from transports import wait_for_sessions
 
 COMMIT: Final[dict[str, Any]] = {"wallet_id": "demo", "hold_id": "h", "amounts": {"USD": 5}}
 ANSWER: Final = committed({"USD": 5}, {"USD": 5})
@@ -165,6 +167,36 @@ async def test_a_stream_that_answers_others_is_not_left_for_a_call_that_takes_lo
             go_on.set()
 
 
+@pytest.mark.parametrize("flavour", ["async", "sync"])
+@pytest.mark.parametrize("sessions", [True, False], ids=["a stream that ends", "an older server"])
+async def test_attempts_over_streams_and_by_themselves_count_together(
+    monkeypatch: pytest.MonkeyPatch, flavour: str, sessions: bool
+) -> None:
+    wait_for_sessions(monkeypatch)
+    with FakeDrawdown(sessions=sessions) as fake:
+
+        def fail(_: object) -> Failure:
+            fake.end_sessions()
+            return Failure(grpc.StatusCode.UNAVAILABLE)
+
+        fake.answer("Commit", fail)
+        if flavour == "async":
+            async with drawdown.AsyncClient(fake.target, timeout_s=WAIT_S) as client:
+                with pytest.raises(drawdown.UnavailableError):
+                    await client.commit(**COMMIT)
+        else:
+
+            def threads() -> None:
+                with (
+                    drawdown.Client(fake.target, timeout_s=WAIT_S, transport="session") as client,
+                    pytest.raises(drawdown.UnavailableError),
+                ):
+                    client.commit(**COMMIT)
+
+            await asyncio.to_thread(threads)
+        assert len(fake.calls("Commit")) == ATTEMPTS_MAX
+
+
 class StuckStream:
     """A stream whose flow control lets nothing through until it is told to."""
 
@@ -238,7 +270,7 @@ def test_a_client_for_threads_that_cannot_open_a_channel_says_why_each_time(
 
     client = drawdown.Client(fake.target, transport="session")
     with monkeypatch.context() as patched:
-        patched.setattr(_session_thread, "open_channel", fail)
+        patched.setattr(_connections, "_open_channel", fail)
         for _ in range(2):
             with pytest.raises(OSError, match="too many open files"):
                 client.commit(**COMMIT)
