@@ -1,4 +1,4 @@
-"""What time does to wallets that nobody uses, without the wait."""
+"""Wallets as time and rollouts leave them, without the wait."""
 
 from __future__ import annotations
 
@@ -22,12 +22,22 @@ IDLE_S: Final = 100_000
 
 async def make_idle(redis: Redis, name: str, idle_s: int = IDLE_S) -> None:
     """Make a wallet as if it had been loaded, and its last event appended, so many seconds ago."""
-    packed = await redis.hget(name, "head")
-    assert packed is not None, "the wallet is not in Valkey"
-    head = msgspec.msgpack.decode(packed, type=WalletHead)
+    head = await _head(redis, name)
     appended_ms = max(0, head.appended_ms - idle_s * 1000)
     idle = msgspec.structs.replace(head, loaded_ms=head.loaded_ms - idle_s * 1000, appended_ms=appended_ms)
     await redis.hset(name, "head", msgspec.msgpack.encode(idle))
+
+
+async def be_of_another_version(redis: Redis, name: str) -> None:
+    """Make a wallet as if a server of a newer release had written it: our scripts refuse it, with TRYAGAIN."""
+    head = await _head(redis, name)
+    await redis.hset(name, "head", msgspec.msgpack.encode(msgspec.structs.replace(head, format=head.format + 1)))
+
+
+async def _head(redis: Redis, name: str) -> WalletHead:
+    packed = await redis.hget(name, "head")
+    assert packed is not None, "the wallet is not in Valkey"
+    return msgspec.msgpack.decode(packed, type=WalletHead)
 
 
 def load_on_first_use(stores: Stores) -> None:

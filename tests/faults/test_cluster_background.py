@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -12,6 +12,7 @@ from drawdown_server.app import open_stores
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.ledger.backlog import Backlog
 from drawdown_server.ledger.flusher import Flusher
+from drawdown_server.wallets.changes import ChangeApplier
 from drawdown_server.wallets.waker import Waker
 from faults.clusters import cluster_settings, own_cluster, owner, partitions_elsewhere, partitions_on, wallet_in
 from idle import expire_unseen, forget, load_on_first_use
@@ -110,6 +111,37 @@ async def test_what_waits_is_shown_of_the_others_as_it_is_and_of_the_lost_one_as
         await look.run_once()
         assert (look.events, dict(look.units), look.age_s) == (0, {}, 0.0)
         await server.assert_conserved(*theirs, *others)
+
+
+async def test_changes_that_were_left_behind_are_applied_on_the_others_and_on_the_lost_one_when_it_is_back(
+    postgres_url: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drawdown_server.wallets.changes.WALLETS_PER_RUN", 1)  # the lost one's would fill the round
+    async with own_cluster(directory) as cluster, a_backlog(cluster, postgres_url) as (server, stores, theirs, others):
+        assert await flusher_on(stores).drain(DRAIN_S)
+        await asyncio.to_thread(owner(cluster, 0).kill)
+        changes, tenant = ChangeApplier(stores.holds, stores.ledger), server.config.tenant
+        for wallet in (theirs[0], others[0]):  # recorded by servers that died before Valkey had it
+            await stores.ledger.set_overdraft_limit(tenant, wallet, "USD", 5, "")
+        await changes.run_once(0.0)
+        assert await overdraft_limit(stores, tenant, others[0]) == 5
+        assert not await flusher_on(stores).drain(DRAIN_S)
+        await asyncio.to_thread(cluster.start)
+
+        async def applied() -> bool:
+            with suppress(StoreUnavailableError):
+                await changes.run_once(0.0)
+                return await overdraft_limit(stores, tenant, theirs[0]) == 5
+            return False
+
+        await until(applied)
+        await until(lambda: flusher_on(stores).drain(DRAIN_S))
+        await server.assert_conserved(*theirs, *others)
+
+
+async def overdraft_limit(stores: Stores, tenant_id: str, wallet: str) -> int:
+    (balance,) = (await stores.holds.read(tenant_id, wallet)).balances
+    return balance.overdraft_limit
 
 
 async def idle_wallets(config: Config) -> list[str]:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -18,13 +17,12 @@ from drawdown_server.dev.process import free_port
 from drawdown_server.dev.valkey import ValkeyProcess
 from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
-from drawdown_server.holds.model import WalletHead
 from drawdown_server.holds.nodes import OneNode
 from drawdown_server.holds.startup import open_client
 from drawdown_server.ledger.reconcile import reconcile
 from drawdown_server.wallets.evictor import PRESSURE_IDLE_S, Evictor
 from drawdown_server.wallets.waker import Waker
-from idle import IDLE_S, expire_unseen, forget, load_on_first_use, make_idle
+from idle import IDLE_S, be_of_another_version, expire_unseen, forget, load_on_first_use, make_idle
 from integration.server import grant_request, run_server, settings, until
 
 if TYPE_CHECKING:
@@ -199,15 +197,6 @@ async def test_a_waker_that_starts_finds_what_was_missed_and_wakes_nobody_twice(
         assert waker.woken_total == 4
 
 
-async def be_of_another_version(stores: Stores, name: str) -> None:
-    """A wallet is as scripts of another version keep it, which ours refuse: in a rollout a newer server was there."""
-    packed = await stores.nodes.of(0).hget(name, "head")
-    assert packed is not None
-    head = msgspec.msgpack.decode(packed, type=WalletHead)
-    other = msgspec.structs.replace(head, format=head.format + 1)
-    await stores.nodes.of(0).hset(name, "head", msgspec.msgpack.encode(other))
-
-
 @pytest.mark.parametrize("put_off_max", [10, 1], ids=["remembered", "forgotten"])
 async def test_wallets_that_cannot_be_woken_keep_no_other_asleep_and_are_woken_once_they_can_be(
     config: Config, monkeypatch: pytest.MonkeyPatch, put_off_max: int
@@ -225,7 +214,7 @@ async def test_wallets_that_cannot_be_woken_keep_no_other_asleep_and_are_woken_o
         load_on_first_use(stores)
         await forget(stores, config.tenant, *others)
         for wallet in refused:
-            await be_of_another_version(stores, names_of(config, wallet)[0])
+            await be_of_another_version(stores.nodes.of(0), names_of(config, wallet)[0])
         await expire_unseen(stores, "missed")
         waker = await waker_of(stores)
         with capture_logs() as logs:

@@ -377,7 +377,7 @@ async def test_pending_changes_of_every_kind_are_applied_by_the_load(books: Book
     assert [(grant.grant_id, grant.expire_ms) for grant in balance.grants] == [("g", expire_ms)]
     assert [cap.limit for cap in (await books.read_caps()).caps] == [90]
     await books.assert_reload_equal()
-    assert (await books.ledger.list_wallets_with_pending_changes(0, 10)) == []
+    assert (await books.ledger.list_wallets_with_pending_changes(0, 10, range(PARTITIONS))) == []
 
 
 async def test_a_wallet_is_closed_only_when_it_is_empty_or_by_force(books: Books) -> None:

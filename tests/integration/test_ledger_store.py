@@ -220,10 +220,12 @@ async def test_a_load_brings_the_wallet_as_recorded_and_what_is_pending(store: L
 
 
 async def test_wallets_with_pending_changes_are_found(store: LedgerStore, wallet: str) -> None:
-    assert await store.list_wallets_with_pending_changes(0, 10) == []
+    assert await store.list_wallets_with_pending_changes(0, 10, range(PARTITIONS)) == []
     await create_grant(store, wallet, "g", "USD", 1)
-    assert await store.list_wallets_with_pending_changes(0, 10) == [(TENANT, wallet)]
-    assert await store.list_wallets_with_pending_changes(3600, 10) == []
+    assert await store.list_wallets_with_pending_changes(0, 10, range(PARTITIONS)) == [(TENANT, wallet)]
+    assert await store.list_wallets_with_pending_changes(3600, 10, range(PARTITIONS)) == []
+    each = [await store.list_wallets_with_pending_changes(0, 10, [partition]) for partition in range(PARTITIONS)]
+    assert sorted(each) == [[]] * (PARTITIONS - 1) + [[(TENANT, wallet)]]
 
 
 async def test_another_number_of_partitions_is_refused(store: LedgerStore) -> None:

@@ -14,10 +14,12 @@ from drawdown.v1 import authorization_service_pb2 as pb
 from drawdown.v1 import balance_service_pb2 as balance_pb
 from drawdown.v1 import types_pb2
 from drawdown.v1 import wallet_service_pb2 as wallet_pb
+from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.model import GrantSource, WalletState
 from drawdown_server.ledger.store import LedgerStore
 from drawdown_server.wallets import changes
+from idle import be_of_another_version, forget
 from integration.server import authorize_request, grant_request, run_server, until
 
 if TYPE_CHECKING:
@@ -76,6 +78,24 @@ async def test_a_recorded_grant_becomes_live_by_the_watch_for_abandoned_changes(
 
         await until(live)
         await server.assert_conserved(wallet)
+
+
+async def test_a_wallet_whose_changes_cannot_be_applied_keeps_those_of_no_other_back(server: Server) -> None:
+    refused, other = await server.wallet(USD=100), await server.wallet(USD=100)
+    await server.audit.assert_conserved(refused, other)
+    for wallet in (refused, other):
+        await record_grant(server, wallet, "left", 5)
+    stores, tenant = server.audit.stores, server.config.tenant
+    partition = keys.partition_of(tenant, refused, server.config.partitions)
+    name = keys.wallet_keys(partition, 1, tenant, refused)[keys.WALLET]
+    await be_of_another_version(stores.nodes.of(partition), name)
+    with pytest.raises(StoreUnavailableError):
+        await changes.ChangeApplier(stores.holds, stores.ledger).run_once(0.0)
+    reading = await stores.holds.read(tenant, other)
+    assert [balance.settled for balance in reading.balances] == [105]
+    await forget(stores, tenant, refused)
+    assert (await server.balance(refused)).available_units == 105
+    await server.assert_conserved(refused, other)
 
 
 async def test_a_recorded_grant_becomes_live_by_the_next_grant(server: Server) -> None:

@@ -8,7 +8,7 @@ pending, and any server may apply it.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ from drawdown_server.holds.refusals import asset_not_found, wallet_not_found
 from drawdown_server.ledger.database import Connection, Database
 from drawdown_server.ledger.queries import QUERIES
 from drawdown_server.ledger.rows import ChangeKind, ChangeRow, WalletRow, change_row, wallet_row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LATEST: Final = 2**63 - 1
 """Up to the newest change."""
@@ -41,10 +44,15 @@ class ChangeStore(Database):
             row = await connection.fetchrow(QUERIES["change_get"], tenant_id, wallet_id, change_number)
         return None if row is None else change_row(row)
 
-    async def list_wallets_with_pending_changes(self, older_than_s: float, limit: int) -> list[tuple[str, str]]:
-        """(tenant, wallet) with changes that nobody has applied for that many seconds, the longest waiting first."""
+    async def list_wallets_with_pending_changes(
+        self, older_than_s: float, limit: int, partitions: Sequence[int]
+    ) -> list[tuple[str, str]]:
+        """(tenant, wallet) in these partitions with changes that nobody has applied for that many seconds.
+
+        The longest waiting first.
+        """
         async with self._connection() as connection:
-            rows = await connection.fetch(QUERIES["wallets_with_pending_changes"], older_than_s, limit)
+            rows = await connection.fetch(QUERIES["wallets_with_pending_changes"], older_than_s, limit, partitions)
         return [(row["tenant_id"], row["wallet_id"]) for row in rows]
 
 

@@ -73,8 +73,8 @@ class ChangeApplier:
         """Look for changes that were left behind, until told to stop. Also clears old counters of caps away."""
         while not stop.is_set():
             try:
-                await self.run_once()
                 await self._ledger.forget_cap_usage(COUNTERS_PER_RUN)
+                await self.run_once()
             except StoreUnavailableError as error:
                 log.warning("changes.store_unavailable", store=error.metadata["store"])
             try:
@@ -87,16 +87,25 @@ class ChangeApplier:
         """Apply what was left behind for longer than ``older_than_s``. Returns the number of wallets looked after.
 
         A closing that was left behind is undone first: nobody knows any more whether the wallet is empty.
+
+        Raises:
+            StoreUnavailableError: A store did not answer; what could be applied is, unless it is Postgres.
         """
         for tenant_id, wallet_id in await self._ledger.list_abandoned_closings(older_than_s, WALLETS_PER_RUN):
             if await self._ledger.undo_closing(tenant_id, wallet_id, "the server that was to close it died"):
                 log.warning("changes.closing_undone", tenant_id=tenant_id, wallet_id=wallet_id)
-        wallets = await self._ledger.list_wallets_with_pending_changes(older_than_s, WALLETS_PER_RUN)
+        answering = await self._holds.clocks()
+        wallets = await self._ledger.list_wallets_with_pending_changes(older_than_s, WALLETS_PER_RUN, list(answering))
+        unavailable: StoreUnavailableError | None = None
         for tenant_id, wallet_id in wallets:
             try:
                 await self.catch_up(tenant_id, wallet_id)
-            except StoreUnavailableError:
-                raise
+            except StoreUnavailableError as error:
+                if error.metadata["store"] == "postgres":
+                    raise
+                unavailable = error  # perhaps of this wallet alone
             except DrawdownError:
                 log.exception("changes.apply_failed", tenant_id=tenant_id, wallet_id=wallet_id)
+        if unavailable is not None:
+            raise unavailable
         return len(wallets)

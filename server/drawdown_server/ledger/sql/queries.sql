@@ -182,6 +182,7 @@ ORDER BY change_number DESC LIMIT 1
 -- wallets_with_pending_changes --
 SELECT tenant_id, wallet_id FROM wallets
 WHERE change_number > applied_change_number AND update_time < now() - make_interval(secs => $1::float8)
+    AND partition = ANY ($3::integer[])
 ORDER BY update_time LIMIT $2
 
 -- grant_get --
