@@ -150,13 +150,13 @@ async def test_a_stream_that_answers_others_is_not_left_for_a_call_that_takes_lo
         return ANSWER
 
     fake.answer("Commit", one_is_stuck)
-    async with drawdown.AsyncClient(fake.target) as client:
+    async with drawdown.AsyncClient(fake.target, timeout_s=WAIT_S) as client:
         await commit_until_there_is_a_session(client)
         assert client._sessions is not None
         session = client._sessions._session()
         try:
             for is_heard in (True, False):
-                stuck = asyncio.create_task(client.commit(**COMMIT | {"hold_id": "stuck"}, timeout_s=WAIT_S))
+                stuck = asyncio.create_task(client.commit(**COMMIT | {"hold_id": "stuck"}))
                 await asyncio.to_thread(fake.wait_for, "Commit", len(fake.calls("Commit")) + 1)
                 if is_heard:
                     await client.commit(**COMMIT)
@@ -245,7 +245,7 @@ async def test_the_time_that_a_call_waited_to_be_sent_is_not_given_to_the_server
 @pytest.mark.parametrize("transport", get_args(Transport))
 def test_a_client_says_so_in_an_event_loop_that_is_not_its_own(fake: FakeDrawdown, transport: Transport) -> None:
     fake.answer("Commit", ANSWER)
-    client = drawdown.AsyncClient(fake.target, transport=transport)
+    client = drawdown.AsyncClient(fake.target, timeout_s=WAIT_S, transport=transport)
 
     async def commit() -> None:
         await client.commit(**COMMIT)
@@ -268,13 +268,14 @@ def test_a_client_for_threads_that_cannot_open_a_channel_says_why_each_time(
     def fail(_: object) -> None:
         raise OSError("too many open files")
 
-    client = drawdown.Client(fake.target, transport="session")
+    threads = set(threading.enumerate())
+    client = drawdown.Client(fake.target, timeout_s=WAIT_S, transport="session")
     with monkeypatch.context() as patched:
         patched.setattr(_connections, "_open_channel", fail)
         for _ in range(2):
             with pytest.raises(OSError, match="too many open files"):
                 client.commit(**COMMIT)
-    assert not any(thread.name == "drawdown-sessions" for thread in threading.enumerate())
+    assert not any(thread.name == "drawdown-sessions" for thread in set(threading.enumerate()) - threads)
     with client:
         assert client.commit(**COMMIT).debited == {"USD": 5}
 
