@@ -27,7 +27,8 @@ RETRIED: Final = {
     grpc.StatusCode.CANCELLED,  # in flight when the server was killed
     grpc.StatusCode.UNKNOWN,
 }
-ATTEMPT_S: Final = 2.0
+ATTEMPT_S: Final = 20.0
+"""Of one attempt: long, so that on a loaded machine too only what failed is sent again."""
 PAUSE_S: Final = 0.02
 
 
