@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -36,6 +35,9 @@ Transport: TypeAlias = Literal["unary", "session"]
 
 TIMEOUT_S_DEFAULT: Final = 2.0
 """An answer takes about a millisecond; a request that waits for its Authorize longer than this is better refused."""
+
+TIMEOUT_S_MAX: Final = 86_400
+"""Nobody waits longer for an answer; and what stands for "no deadline", such as ``sys.maxsize``, fits no message."""
 
 ATTEMPTS_MAX: Final = 3
 """The first and two more: enough for a server that restarts behind a load balancer, few enough not to pile up."""
@@ -245,8 +247,10 @@ def _is_loopback(address: str) -> bool:
 def _checked(timeout_s: float | ClientDefault) -> float:
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
         raise TypeError(f"timeout_s is a number of seconds, not {timeout_s!r}: every call has a deadline")
-    if not 0 < timeout_s < math.inf:
-        raise ValueError(f"timeout_s must be above 0 and finite, got {timeout_s}: every call has a deadline")
+    if not 0 < timeout_s <= TIMEOUT_S_MAX:
+        raise ValueError(
+            f"timeout_s must be above 0 and at most {TIMEOUT_S_MAX}, a day, got {timeout_s}: every call has a deadline"
+        )
     return float(timeout_s)
 
 

@@ -60,11 +60,12 @@ SESSIONS_PER_CONNECTION: Final = 4
 REOPEN_S: Final = 1.0
 """After a Session that was not taken: an RPC tells the caller why, and there is no hurry."""
 UNKNOWN_S: Final = 60.0
-"""After one that the server did not know: it may be replaced by a newer one."""
-SILENT_S: Final = 1.0
-"""A Session is left when nothing has come for so long, and calls were given up meanwhile. Servers answer within
-milliseconds, and most pauses of one, or of its store, are over by then; to leave too early costs a stream and no call.
-gRPC itself takes 5 to 15 s to notice (``_channel.py``)."""
+"""After one that the server did not know, or that nobody took or refused in time: it may be replaced by a newer one."""
+NOBODY_TAKES_STREAMS: Final = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+SILENT_S: Final = 3.0
+"""A Session is left when calls on it were given up, and had waited for so long together without anything coming; and
+when it was not taken for so long. A server answers within milliseconds, and if its store hangs within 2.5 s by default;
+to leave too early costs a stream and no call. gRPC itself takes 5 to 15 s to notice (``_channel.py``)."""
 
 
 class Session:
@@ -82,19 +83,22 @@ class Session:
         self._traceparent, self._tracestate = trace
         self._tags = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[pb.OperationResult]] = {}
-        self._unsent: list[tuple[float, pb.SessionOperation]] = []
-        """With their deadlines, by the event loop's clock."""
+        self._unsent: dict[int, tuple[float, pb.SessionOperation]] = {}
+        """By tag, with their deadlines by the event loop's clock."""
         self._cancelled: list[int] = []
         self._writer: asyncio.Task[None] | None = None
         self._heard_s = -math.inf
         """When anything came last."""
-        self._silent_since_s = math.inf
-        """When the first of the calls was made that were given up with nothing having come since."""
+        self._given_up_s = -math.inf
+        """When a call was given up last that had heard nothing."""
+        self._silent_s = 0.0
+        """For how long such calls had waited together, since anything came."""
         self.is_taken = False
         """The server has begun to serve the stream."""
         self.is_leaving = False
         """The server is about to end, or the stream has ended: nothing new goes here."""
         self._reader = asyncio.create_task(self._read())
+        self._opening = asyncio.get_running_loop().call_later(SILENT_S, self._is_not_taken)
 
     @property
     def in_flight(self) -> int:
@@ -124,7 +128,7 @@ class Session:
             tag=tag, operation=operation, traceparent=self._traceparent, tracestate=self._tracestate
         )
         made_s = loop.time()
-        self._unsent.append((made_s + timeout_s, request))
+        self._unsent[tag] = (made_s + timeout_s, request)
         self._write_soon()
         timer = loop.call_at(made_s + timeout_s, self._time_out, tag, made_s)
         try:
@@ -146,12 +150,17 @@ class Session:
     async def close(self) -> None:
         """End it now; calls in flight fail."""
         self.is_leaving = True
+        self._opening.cancel()
         self._fail(lambda: RuntimeError(CLOSED_IN_FLIGHT))
         self._call.cancel()
         tasks = [task for task in (self._reader, self._writer) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _is_not_taken(self) -> None:
+        self._end(lambda: DeadlineExceededError("nobody takes streams", code=grpc.StatusCode.DEADLINE_EXCEEDED))
+        self._call.cancel()
 
     def _time_out(self, tag: int, made_s: float) -> None:
         waiting = self._waiting.get(tag)
@@ -163,14 +172,14 @@ class Session:
         """Nobody waits for this operation any more: if it is not begun, it need not be."""
         if self._waiting.pop(tag, None) is None:
             return
-        before = len(self._unsent)
-        self._unsent = [unsent for unsent in self._unsent if unsent[1].tag != tag]
-        if len(self._unsent) == before:
+        if self._unsent.pop(tag, None) is None:
             self._cancelled.append(tag)
             self._write_soon()
         if self._heard_s < made_s:
-            self._silent_since_s = min(self._silent_since_s, made_s)
-            if asyncio.get_running_loop().time() - self._silent_since_s >= SILENT_S:
+            now_s = asyncio.get_running_loop().time()
+            self._silent_s += now_s - max(made_s, self._given_up_s)
+            self._given_up_s = now_s
+            if self._silent_s >= SILENT_S:
                 self.leave()
 
     def _write_soon(self) -> None:
@@ -189,26 +198,25 @@ class Session:
             self._writer = None
 
     def _next_message(self) -> bytes:
-        count = min(len(self._unsent), OPERATIONS_MAX)
-        if count > 1:
-            sizes = itertools.accumulate(operation.ByteSize() for _, operation in self._unsent[:count])
-            count = max(1, sum(size <= BYTES_MAX for size in sizes))
+        first = list(itertools.islice(self._unsent.values(), OPERATIONS_MAX))
+        if len(first) > 1:
+            sizes = itertools.accumulate(operation.ByteSize() for _, operation in first)
+            del first[max(1, sum(size <= BYTES_MAX for size in sizes)) :]
         now_s = asyncio.get_running_loop().time()
-        for deadline_s, operation in self._unsent[:count]:  # from here on the server counts; it may have waited before
+        for deadline_s, operation in first:  # from here on the server counts; it may have waited before
+            del self._unsent[operation.tag]
             operation.timeout.FromNanoseconds(int(max(deadline_s - now_s, 0.0) * 1e9))
-        request = pb.SessionRequest(
-            operations=[operation for _, operation in self._unsent[:count]], cancelled_tags=self._cancelled
-        )
-        del self._unsent[:count]
+        request = pb.SessionRequest(operations=[operation for _, operation in first], cancelled_tags=self._cancelled)
         self._cancelled.clear()
         return request.SerializeToString()
 
     async def _read(self) -> None:
         try:
             await self._call.initial_metadata()
+            self._opening.cancel()
             self.is_taken = not self._call.done()
             while (data := await self._call.read()) is not EOF:
-                self._heard_s, self._silent_since_s = asyncio.get_running_loop().time(), math.inf
+                self._heard_s, self._silent_s = asyncio.get_running_loop().time(), 0.0
                 self._take(pb.SessionResponse.FromString(cast("bytes", data)))
             self._end(lambda: UnavailableError("the server left", code=grpc.StatusCode.UNAVAILABLE))
         except grpc.RpcError as error:
@@ -224,6 +232,7 @@ class Session:
 
     def _end(self, error: Callable[[], DrawdownError]) -> None:
         self.is_leaving = True
+        self._opening.cancel()
         ended = error()
         # That a server does not know streams may be known a moment after its first answer.
         if not self.is_taken or ended.code is grpc.StatusCode.UNIMPLEMENTED:
@@ -314,13 +323,15 @@ class Sessions:
             except DrawdownError as error:
                 if error.code not in RETRYABLE or not self._retries.may_retry() or attempt >= ATTEMPTS_MAX:
                     raise
-                # Who left the session finds another server at once.
-                is_left = session is not None and session.is_leaving
-                wait_s = 0.0 if is_left and attempt == 1 else pause_s(error, attempt)
+                wait_s = pause_s(error, attempt)
+                if session is not None and session.is_leaving and attempt == 1 and self._has_another():
+                    wait_s = 0.0
+                if wait_s >= deadline_s - loop.time():
+                    raise  # which says more than that the time was too short
             else:
                 self._retries.succeeded()
                 return result
-            await asyncio.sleep(min(wait_s, max(deadline_s - loop.time(), 0.0)))
+            await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
 
     async def close(self) -> None:
@@ -328,6 +339,9 @@ class Sessions:
         self._is_closed = True
         for session in (*self._sessions, *self._left):
             await session.close()
+
+    def _has_another(self) -> bool:
+        return any(session.is_taken and not session.is_leaving for session in self._sessions)
 
     def _session(self) -> Session | None:
         """The one for the next call; None while none is taken."""
@@ -364,5 +378,5 @@ class Sessions:
             self._sessions[number] = opened
 
     def _refused(self, error: DrawdownError) -> None:
-        pause_s = UNKNOWN_S if error.code is grpc.StatusCode.UNIMPLEMENTED else REOPEN_S
-        self._open_after_s = asyncio.get_running_loop().time() + pause_s
+        pause_s = UNKNOWN_S if error.code in NOBODY_TAKES_STREAMS else REOPEN_S
+        self._open_after_s = max(self._open_after_s, asyncio.get_running_loop().time() + pause_s)

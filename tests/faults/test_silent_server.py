@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from drawdown_server.config import Config
 
 TIMEOUT_S: Final = 1.5
-"""Of a call: longer than the silence after which a stream is left."""
+"""Of a call: two of them are silence enough to leave a stream."""
 USD: Final = 1_000
 
 

@@ -80,7 +80,10 @@ async def test_a_recorded_grant_becomes_live_by_the_watch_for_abandoned_changes(
         await server.assert_conserved(wallet)
 
 
-async def test_a_wallet_whose_changes_cannot_be_applied_keeps_those_of_no_other_back(server: Server) -> None:
+async def test_a_wallet_whose_changes_cannot_be_applied_keeps_those_of_no_other_back(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drawdown_server.wallets.changes.WALLETS_PER_RUN", 1)  # it alone fills a round
     refused, other = await server.wallet(USD=100), await server.wallet(USD=100)
     await server.audit.assert_conserved(refused, other)
     for wallet in (refused, other):
@@ -89,8 +92,10 @@ async def test_a_wallet_whose_changes_cannot_be_applied_keeps_those_of_no_other_
     partition = keys.partition_of(tenant, refused, server.config.partitions)
     name = keys.wallet_keys(partition, 1, tenant, refused)[keys.WALLET]
     await be_of_another_version(stores.nodes.of(partition), name)
+    applier = changes.ChangeApplier(stores.holds, stores.ledger)
     with pytest.raises(StoreUnavailableError):
-        await changes.ChangeApplier(stores.holds, stores.ledger).run_once(0.0)
+        await applier.run_once(0.0)
+    assert await applier.run_once(0.0) == 1
     reading = await stores.holds.read(tenant, other)
     assert [balance.settled for balance in reading.balances] == [105]
     await forget(stores, tenant, refused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,14 @@ async def test_the_deadline_of_the_call_ends_it(fake: FakeDrawdown, call: Caller
 
 @pytest.mark.parametrize(
     ("timeout_s", "error"),
-    [(None, TypeError), (True, TypeError), (0, ValueError), (-1, ValueError), (1e400, ValueError)],
+    [
+        (None, TypeError),
+        (True, TypeError),
+        (0, ValueError),
+        (-1, ValueError),
+        (1e400, ValueError),
+        (sys.maxsize, ValueError),
+    ],
 )
 async def test_every_call_has_a_deadline(call: Caller, timeout_s: Any, error: type[Exception]) -> None:  # noqa: ANN401
     with pytest.raises(error, match="every call has a deadline"):

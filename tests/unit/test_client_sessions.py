@@ -77,6 +77,17 @@ async def test_where_no_session_gets_through_calls_go_by_themselves(flavour: str
         assert len(fake.calls("Session")) <= 1  # and is not asked for it with each call
 
 
+async def test_a_stream_that_nobody_takes_is_given_up_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sessions, "SILENT_S", 0.05)
+    monkeypatch.setattr(_sessions, "UNKNOWN_S", 0.0)
+    monkeypatch.setattr(_sessions, "REOPEN_S", 0.0)
+    with FakeDrawdown(takes_sessions=False) as fake:
+        fake.answer("Commit", ANSWER)
+        async with drawdown.AsyncClient(fake.target) as client, asyncio.timeout(WAIT_S):
+            while len(fake.calls("Session")) < 3:
+                assert (await client.commit(**COMMIT)).debited == {"USD": 5}
+
+
 async def test_another_session_is_opened_when_each_is_busy(fake: FakeDrawdown) -> None:
     fake.answer("Commit", ANSWER)
     async with drawdown.AsyncClient(fake.target) as client:
@@ -142,7 +153,6 @@ async def test_a_stream_from_which_nothing_comes_any_more_is_left(fake: FakeDraw
 async def test_a_stream_that_answers_others_is_not_left_for_a_call_that_takes_long(
     fake: FakeDrawdown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sessions, "SILENT_S", 0.0)
     go_on = threading.Event()
 
     def one_is_stuck(request: Any) -> Any:  # noqa: ANN401 - of Commit, and one of the answers of the fake
@@ -154,6 +164,7 @@ async def test_a_stream_that_answers_others_is_not_left_for_a_call_that_takes_lo
         await commit_until_there_is_a_session(client)
         assert client._sessions is not None
         session = client._sessions._session()
+        monkeypatch.setattr(_sessions, "SILENT_S", 0.0)
         try:
             for is_heard in (True, False):
                 stuck = asyncio.create_task(client.commit(**COMMIT | {"hold_id": "stuck"}))
@@ -240,6 +251,23 @@ async def test_the_time_that_a_call_waited_to_be_sent_is_not_given_to_the_server
     for call in calls:
         with pytest.raises(RuntimeError, match="closed while"):
             await call
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_stream_is_silent_only_while_somebody_waits(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    loop = asyncio.get_running_loop()
+    clock, later_s = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: clock() + later_s)
+    session = Session(cast("Any", StuckStream()), ("", ""), lambda _: None)
+    for _ in range(4):  # callers that hang up, now and then
+        call = asyncio.create_task(session.perform(pb.Operation(), 1_000 * SILENT_S))
+        await asyncio.sleep(0)
+        later_s += SILENT_S / 2 if waits else 0
+        call.cancel()
+        await asyncio.wait([call])
+        later_s += SILENT_S
+    assert session.is_leaving is waits
+    await session.close()
 
 
 @pytest.mark.parametrize("transport", get_args(Transport))

@@ -45,14 +45,16 @@ class ChangeStore(Database):
         return None if row is None else change_row(row)
 
     async def list_wallets_with_pending_changes(
-        self, older_than_s: float, limit: int, partitions: Sequence[int]
+        self, older_than_s: float, limit: int, partitions: Sequence[int], *, skip: int = 0
     ) -> list[tuple[str, str]]:
         """(tenant, wallet) in these partitions with changes that nobody has applied for that many seconds.
 
-        The longest waiting first.
+        The longest waiting first, without so many.
         """
         async with self._connection() as connection:
-            rows = await connection.fetch(QUERIES["wallets_with_pending_changes"], older_than_s, limit, partitions)
+            rows = await connection.fetch(
+                QUERIES["wallets_with_pending_changes"], older_than_s, limit, partitions, skip
+            )
         return [(row["tenant_id"], row["wallet_id"]) for row in rows]
 
 

@@ -184,10 +184,9 @@ async def now_ms(client: Redis) -> int:
 
 async def clocks(nodes: Nodes, partitions: Collection[int]) -> dict[int, int]:
     """The clock that each partition goes by, in milliseconds: the nodes' own differ."""
-    by_client = {nodes.of(partition): 0 for partition in partitions}
-    for client in by_client:
-        by_client[client] = await now_ms(client)
-    return {partition: by_client[nodes.of(partition)] for partition in partitions}
+    homes = {partition: nodes.of(partition) for partition in partitions}  # a partition may move meanwhile
+    by_client = {client: await now_ms(client) for client in dict.fromkeys(homes.values())}
+    return {partition: by_client[client] for partition, client in homes.items()}
 
 
 async def read_epochs(nodes: Nodes, partitions: Sequence[int]) -> list[int]:

@@ -36,7 +36,7 @@ LEAVE_WAIT_S: Final = 0.05
 """How long to wait for that: a client that follows our health leaves in a millisecond. Others never cease."""
 REFUSE_WAIT_S: Final = 0.05
 """How long to refuse their calls at most. The second retry of a call must find the connection gone: our client's comes
-160 ms after the call at the earliest."""
+120 ms after the call at the earliest."""
 LOOK_S: Final = 0.005
 """Between two looks for new calls."""
 LAST_ANSWERS_S: Final = 0.25

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
+from drawdown_server.holds import keys
 from drawdown_server.holds.messages import ApplyRequest
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class ChangeApplier:
     def __init__(self, holds: HoldStore, ledger: LedgerStore) -> None:
         self._holds = holds
         self._ledger = ledger
+        self._passed = 0
+        """Wallets with pending changes that were looked after since the last time that all had been."""
 
     async def apply_all(self, tenant_id: str, wallet_id: str, after_change_number: int) -> None:
         """Apply every recorded change after the given number, in order.
@@ -77,6 +80,8 @@ class ChangeApplier:
                 await self.run_once()
             except StoreUnavailableError as error:
                 log.warning("changes.store_unavailable", store=error.metadata["store"])
+            except DrawdownError:
+                log.exception("changes.failed")
             try:
                 async with asyncio.timeout(RUN_INTERVAL_S):
                     await stop.wait()
@@ -86,7 +91,8 @@ class ChangeApplier:
     async def run_once(self, older_than_s: float = ABANDONED_AFTER_S) -> int:
         """Apply what was left behind for longer than ``older_than_s``. Returns the number of wallets looked after.
 
-        A closing that was left behind is undone first: nobody knows any more whether the wallet is empty.
+        A closing that was left behind is undone first: nobody knows any more whether the wallet is empty. A round after
+        a full one goes on behind it: wallets that cannot be looked after must not be all that is ever seen.
 
         Raises:
             StoreUnavailableError: A store did not answer; what could be applied is, unless it is Postgres.
@@ -95,16 +101,22 @@ class ChangeApplier:
             if await self._ledger.undo_closing(tenant_id, wallet_id, "the server that was to close it died"):
                 log.warning("changes.closing_undone", tenant_id=tenant_id, wallet_id=wallet_id)
         answering = await self._holds.clocks()
-        wallets = await self._ledger.list_wallets_with_pending_changes(older_than_s, WALLETS_PER_RUN, list(answering))
+        wallets = await self._ledger.list_wallets_with_pending_changes(
+            older_than_s, WALLETS_PER_RUN, list(answering), skip=self._passed
+        )
+        self._passed = self._passed + WALLETS_PER_RUN if len(wallets) == WALLETS_PER_RUN else 0
         unavailable: StoreUnavailableError | None = None
         for tenant_id, wallet_id in wallets:
+            if keys.partition_of(tenant_id, wallet_id, self._holds.partitions) not in answering:
+                continue
             try:
                 await self.catch_up(tenant_id, wallet_id)
             except StoreUnavailableError as error:
                 if error.metadata["store"] == "postgres":
                     raise
                 unavailable = error  # perhaps of this wallet alone
-            except DrawdownError:
+                answering = await self._holds.clocks()
+            except Exception:  # whatever is wrong with one wallet, the others' changes must be applied
                 log.exception("changes.apply_failed", tenant_id=tenant_id, wallet_id=wallet_id)
         if unavailable is not None:
             raise unavailable

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import structlog
 
 from drawdown_server import clock
-from drawdown_server.errors import StoreUnavailableError
+from drawdown_server.errors import DrawdownError, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.messages import SweepRequest
 from drawdown_server.ledger.rows import DUE_START, DueKind, DuePosition
@@ -92,6 +92,8 @@ class Waker:
                 more = await self.run_once()
             except StoreUnavailableError as error:
                 log.warning("waker.store_unavailable", store=error.metadata["store"])
+            except DrawdownError:
+                log.exception("waker.walk_failed")
             try:
                 async with asyncio.timeout(PAGE_PAUSE_S if more else INTERVAL_S):
                     await stop.wait()
@@ -124,8 +126,7 @@ class Waker:
         # Of several grants of a wallet this keeps the latest time.
         due = {(grant.at.tenant_id, grant.at.wallet_id): grant.at.due_ms for grant in page if grant.is_due}
         await self._wake_all(due, clocks_ms)
-        if page:
-            self._positions[kind] = page[-1].at
+        self._positions[kind] = page[-1].at if page else after
         return len(page)
 
     def _take_again(self, clocks_ms: Mapping[int, int]) -> dict[_Wallet, int]:

@@ -183,7 +183,7 @@ ORDER BY change_number DESC LIMIT 1
 SELECT tenant_id, wallet_id FROM wallets
 WHERE change_number > applied_change_number AND update_time < now() - make_interval(secs => $1::float8)
     AND partition = ANY ($3::integer[])
-ORDER BY update_time LIMIT $2
+ORDER BY update_time LIMIT $2 OFFSET $4
 
 -- grant_get --
 SELECT tenant_id, wallet_id, grant_id, asset, units, remaining_units, priority, source, effective_time, expire_time,
