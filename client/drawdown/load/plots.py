@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 WIDTH: Final = 960
 HEIGHT: Final = 280
 LEFT: Final = 64
-RIGHT: Final = 16
+RIGHT: Final = 28
+"""Half of a label beyond the last tick."""
 TOP: Final = 12
 BOTTOM: Final = 40
 TICKS_MAX: Final = 9
