@@ -13,6 +13,7 @@ import structlog
 
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
 from drawdown_server.holds.messages import SweepRequest
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
     from drawdown_server.holds.store import HoldStore
@@ -55,11 +56,7 @@ class Sweeper:
                 log.exception("sweeper.failed")
             if more:
                 continue
-            try:
-                async with asyncio.timeout(self._interval_s):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await stopped(stop, self._interval_s)
 
     async def run_once(self) -> bool:
         """Sweep every partition once. Returns whether something is still due.

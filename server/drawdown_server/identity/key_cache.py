@@ -11,7 +11,6 @@ server that alone has lost Postgres hears of no revocation, which is why it stop
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,8 +21,10 @@ from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.identity.api_keys import secret_id_of
 from drawdown_server.identity.caller import Caller
 from drawdown_server.identity.refusals import unauthenticated
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping
 
     from drawdown_server.identity.api_keys import Peppers, SecretRecord
@@ -146,19 +147,15 @@ class KeyCache:
     async def run(self, stop: asyncio.Event) -> None:
         """Refresh until told to stop."""
         is_stale = False
-        while not stop.is_set():
+        while not await stopped(stop, REFRESH_INTERVAL_S):
             try:
-                async with asyncio.timeout(REFRESH_INTERVAL_S):
-                    await stop.wait()
-            except TimeoutError:
-                try:
-                    await self.refresh()
-                except StoreUnavailableError:
-                    if not is_stale:
-                        log.warning("api_keys.stale", change="revocations are not heard of until postgres answers")
-                    is_stale = True
-                else:
-                    is_stale = False
+                await self.refresh()
+            except StoreUnavailableError:
+                if not is_stale:
+                    log.warning("api_keys.stale", change="revocations are not heard of until postgres answers")
+                is_stale = True
+            else:
+                is_stale = False
 
     async def _look_up(self, secret_id: str) -> _Known | None:
         if self._unknown_until_s.get(secret_id, 0.0) > clock.monotonic_s():

@@ -23,6 +23,7 @@ from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.events import EventError, LineKind, decode
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,11 +85,7 @@ class Backlog:
                 await self.run_once()
             except StoreUnavailableError as error:
                 _log.warning("backlog.store_unavailable", store=error.metadata["store"])
-            try:
-                async with asyncio.timeout(LOOK_INTERVAL_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await stopped(stop, LOOK_INTERVAL_S)
 
     async def run_once(self) -> None:
         """Look once.

@@ -19,6 +19,7 @@ from drawdown_server.errors import StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.ledger import streams
 from drawdown_server.ledger.salvage import salvage
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -60,11 +61,7 @@ class EpochSweeper:
                 await self.run_once(stop)
             except StoreUnavailableError as error:
                 _log.warning("epochs_not_swept", store=error.metadata["store"])
-            try:
-                async with asyncio.timeout(PASS_PAUSE_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await stopped(stop, PASS_PAUSE_S)
 
     async def run_once(self, stop: asyncio.Event) -> int:
         """One pass, if there is anything to sweep.

@@ -40,6 +40,7 @@ from drawdown_server.ledger.recording import FencedError, Move
 from drawdown_server.ledger.recovery import POSTGRES_IS_OLD, find_gaps
 from drawdown_server.ledger.rows import POSITION_START
 from drawdown_server.ledger.writing import PoisonError
+from drawdown_server.signals import stopped
 from drawdown_server.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -144,13 +145,13 @@ class Flusher:
                 _log.warning("flusher_waits", store=error.metadata["store"], failures=failures, delay_s=delay_s)
                 if error.metadata["store"] == "postgres":
                     await self._end_stuck()
-                await _wait(stop, delay_s)
+                await stopped(stop, delay_s)
             else:
                 failures = 0
                 if not self._leases:  # standing by
-                    await _wait(stop, self._lease_ttl_ms / 1000 / RENEWALS_PER_TTL)
+                    await stopped(stop, self._lease_ttl_ms / 1000 / RENEWALS_PER_TTL)
                 elif recorded < self._batch_max:
-                    await _wait(stop, started + self._linger_ms / 1000 - time.monotonic())
+                    await stopped(stop, started + self._linger_ms / 1000 - time.monotonic())
 
     async def _end_stuck(self) -> None:
         """Postgres may be waiting for a flusher that was stopped in the middle of its transaction."""
@@ -409,12 +410,3 @@ def _backoff_s(failures: int) -> float:
     """How long to wait after so many failures in a row; jitter keeps many flushers from coming back as one."""
     limit_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
     return round(limit_s * random.uniform(0.5, 1), 3)  # noqa: S311 - not a secret
-
-
-async def _wait(stop: asyncio.Event, delay_s: float) -> None:
-    """Wait, but not past the stop."""
-    if delay_s <= 0:
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(delay_s):
-            await stop.wait()

@@ -14,6 +14,7 @@ import structlog
 
 from drawdown_server.errors import DrawdownError
 from drawdown_server.ledger.reconcile import reconcile_wallet
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -62,7 +63,7 @@ class Reconciler:
     async def run(self, stop: asyncio.Event) -> None:
         """Reconcile until told to stop."""
         pause_s = min(SOON_S, self._interval_s)
-        while not await _stopped(stop, pause_s):
+        while not await stopped(stop, pause_s):
             started = time.monotonic()
             try:
                 await self.run_once(stop)
@@ -87,7 +88,7 @@ class Reconciler:
                 if place.partition in self._owned():
                     found += await self._compare(place.tenant_id, place.wallet_id)
             after = places[-1][:2]
-            if await _stopped(stop, REST * (time.monotonic() - started)):
+            if await stopped(stop, REST * (time.monotonic() - started)):
                 return found
         self.differences = found
         self.last_run_s = time.time()
@@ -108,13 +109,3 @@ class Reconciler:
         self.wallets_total += 1
         self.differences_total += len(report.differences)
         return len(report.differences)
-
-
-async def _stopped(stop: asyncio.Event, delay_s: float) -> bool:
-    """Wait, but not past the stop; whether it has come."""
-    try:
-        async with asyncio.timeout(delay_s):
-            await stop.wait()
-    except TimeoutError:
-        pass
-    return stop.is_set()

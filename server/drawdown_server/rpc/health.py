@@ -6,7 +6,6 @@ store: a restart mends none.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -14,8 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # its stubs lag behind
 
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Sequence
 
     import grpc
@@ -106,11 +107,7 @@ class Health:
             if (problem is None) is not (self._problem is None):
                 log.warning("health.changed", serving=problem is None)
             await self.tell(problem)
-            try:
-                async with asyncio.timeout(PROBE_INTERVAL_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await stopped(stop, PROBE_INTERVAL_S)
 
 
 async def _problem_of(probe: Callable[[], Awaitable[None]]) -> DrawdownError | None:

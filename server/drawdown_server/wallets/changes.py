@@ -8,7 +8,6 @@ wallet, or the ``run`` loop here, which finds what a crashed server left behind.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,8 +15,11 @@ import structlog
 from drawdown_server.errors import DrawdownError, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.messages import ApplyRequest
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
+    import asyncio
+
     from drawdown_server.holds.store import HoldStore
     from drawdown_server.ledger.store import LedgerStore
 
@@ -82,11 +84,7 @@ class ChangeApplier:
                 log.warning("changes.store_unavailable", store=error.metadata["store"])
             except DrawdownError:
                 log.exception("changes.failed")
-            try:
-                async with asyncio.timeout(RUN_INTERVAL_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await stopped(stop, RUN_INTERVAL_S)
 
     async def run_once(self, older_than_s: float = ABANDONED_AFTER_S) -> int:
         """Apply what was left behind for longer than ``older_than_s``. Returns the number of wallets looked after.

@@ -25,6 +25,7 @@ from drawdown_server.holds.model import WalletHead
 from drawdown_server.holds.nodes import run_on
 from drawdown_server.holds.startup import unavailable
 from drawdown_server.ledger import streams
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -78,11 +79,7 @@ class Evictor:
                 log.exception("evictor.failed")
             if more:
                 continue
-            try:
-                async with asyncio.timeout(self._interval_s):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await stopped(stop, self._interval_s)
 
     async def run_once(self) -> bool:
         """One round. Returns whether to go on at once: memory is short, and this round has freed some.

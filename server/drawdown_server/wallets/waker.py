@@ -29,6 +29,7 @@ from drawdown_server.errors import DrawdownError, StoreUnavailableError
 from drawdown_server.holds import keys
 from drawdown_server.holds.messages import SweepRequest
 from drawdown_server.ledger.rows import DUE_START, DueKind, DuePosition
+from drawdown_server.signals import stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,11 +95,7 @@ class Waker:
                 log.warning("waker.store_unavailable", store=error.metadata["store"])
             except DrawdownError:
                 log.exception("waker.walk_failed")
-            try:
-                async with asyncio.timeout(PAGE_PAUSE_S if more else INTERVAL_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await stopped(stop, PAGE_PAUSE_S if more else INTERVAL_S)
 
     async def run_once(self) -> bool:
         """One page of each kind, and one of those that were put off. Returns whether there may be more up to now.
