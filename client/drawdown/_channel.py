@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import grpc
 
-from drawdown.v1 import authorization_service_pb2 as pb
+from drawdown import _rpcs
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -53,11 +53,13 @@ BACKOFF_FACTOR: Final = 3
 RETRY_TOKENS: Final = 600
 RETRY_TOKENS_BACK: Final = 0.1
 
-_OPERATIONS: Final = [field.name.capitalize() for field in pb.Operation.DESCRIPTOR.oneofs_by_name["operation"].fields]
-"""The RPCs that can go over a Session as well."""
+SESSION_PATH: Final = "/drawdown.v1.AuthorizationService/Session"
 
 _NOT_REPEATED: Final = {
-    "name": [{"service": "drawdown.v1.AuthorizationService", "method": name} for name in ("Session", *_OPERATIONS)]
+    "name": [
+        dict(zip(("service", "method"), path.strip("/").split("/"), strict=True))
+        for path in (SESSION_PATH, *(rpc.path for rpc in _rpcs.ALL if rpc.operation is not None))
+    ]
 }
 """By gRPC, in a client with Sessions: it sends these again itself (_retries.py), whichever way they went before."""
 

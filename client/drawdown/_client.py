@@ -90,7 +90,8 @@ class AsyncClient:
     Args:
         target: ``host:port``, or any gRPC target such as ``dns:///drawdown:50051``; calls go round all its
             addresses, streams too: one per connection, and more, up to 4, when each has 32 calls in flight.
-        timeout_s: Deadline of each call in seconds, its retries included. A call can set its own.
+        timeout_s: Deadline of each call in seconds, above 0 and at most a day, its retries included. A call can set its
+            own.
         credentials: For TLS, from ``drawdown.tls_credentials(...)``. None means plaintext.
         api_key: What says who you are, ``ddk_...``, or a wallet token. None: that of the environment's
             ``DRAWDOWN_API_KEY``, if there is one; ``""``: none.

@@ -26,7 +26,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from drawdown._channel import ATTEMPTS_MAX, CLOSED_IN_FLIGHT
+from drawdown._channel import ATTEMPTS_MAX, CLOSED_IN_FLIGHT, SESSION_PATH
 from drawdown._exceptions import DeadlineExceededError, DrawdownError, InternalError, UnavailableError
 from drawdown._retries import RETRYABLE, RetryBudget, pause_s
 from drawdown._status import from_status, to_exception
@@ -45,7 +45,6 @@ Request = TypeVar("Request", bound=Message)
 Result = TypeVar("Result")
 
 EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # of its stubs
-PATH: Final = "/drawdown.v1.AuthorizationService/Session"
 LOST_IN_A_WRITE: Final = "Internal error from Core"
 """What grpc.aio makes of a stream that ended while it was written to, instead of the status."""
 OPERATIONS_MAX: Final = 256
@@ -98,7 +97,6 @@ class Session:
         self.is_leaving = False
         """The server is about to end, or the stream has ended: nothing new goes here."""
         self._reader = asyncio.create_task(self._read())
-        self._opening = asyncio.get_running_loop().call_later(SILENT_S, self._is_not_taken)
 
     @property
     def in_flight(self) -> int:
@@ -150,17 +148,12 @@ class Session:
     async def close(self) -> None:
         """End it now; calls in flight fail."""
         self.is_leaving = True
-        self._opening.cancel()
         self._fail(lambda: RuntimeError(CLOSED_IN_FLIGHT))
         self._call.cancel()
         tasks = [task for task in (self._reader, self._writer) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _is_not_taken(self) -> None:
-        self._end(lambda: DeadlineExceededError("nobody takes streams", code=grpc.StatusCode.DEADLINE_EXCEEDED))
-        self._call.cancel()
 
     def _time_out(self, tag: int, made_s: float) -> None:
         waiting = self._waiting.get(tag)
@@ -212,8 +205,8 @@ class Session:
 
     async def _read(self) -> None:
         try:
-            await self._call.initial_metadata()
-            self._opening.cancel()
+            async with asyncio.timeout(SILENT_S):
+                await self._call.initial_metadata()
             self.is_taken = not self._call.done()
             while (data := await self._call.read()) is not EOF:
                 self._heard_s, self._silent_s = asyncio.get_running_loop().time(), 0.0
@@ -222,6 +215,9 @@ class Session:
         except grpc.RpcError as error:
             status = error  # which its clause would forget
             self._end(lambda: _lost(status))
+        except TimeoutError:
+            self._call.cancel()
+            self._end(lambda: DeadlineExceededError("nobody takes streams", code=grpc.StatusCode.DEADLINE_EXCEEDED))
         except DecodeError:
             self._call.cancel()
             self._end(lambda: InternalError("a session cannot be read", code=grpc.StatusCode.INTERNAL))
@@ -232,7 +228,6 @@ class Session:
 
     def _end(self, error: Callable[[], DrawdownError]) -> None:
         self.is_leaving = True
-        self._opening.cancel()
         ended = error()
         # That a server does not know streams may be known a moment after its first answer.
         if not self.is_taken or ended.code is grpc.StatusCode.UNIMPLEMENTED:
@@ -282,7 +277,7 @@ class Sessions:
         self._connections = connections
         metadata = dict(settings.metadata)
         self._trace = str(metadata.get("traceparent", "")), str(metadata.get("tracestate", ""))
-        self._methods = [channel.stream_stream(PATH, None, None) for channel in connections.channels]
+        self._methods = [channel.stream_stream(SESSION_PATH, None, None) for channel in connections.channels]
         self._sessions: list[Session] = []
         self._left: set[Session] = set()
         """Left and not ended yet."""
@@ -379,4 +374,4 @@ class Sessions:
 
     def _refused(self, error: DrawdownError) -> None:
         pause_s = UNKNOWN_S if error.code in NOBODY_TAKES_STREAMS else REOPEN_S
-        self._open_after_s = max(self._open_after_s, asyncio.get_running_loop().time() + pause_s)
+        self._open_after_s = asyncio.get_running_loop().time() + pause_s
