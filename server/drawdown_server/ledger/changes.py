@@ -49,7 +49,7 @@ class ChangeStore(Database):
     ) -> list[tuple[str, str]]:
         """(tenant, wallet) in these partitions with changes that nobody has applied for that many seconds.
 
-        The longest waiting first, without so many.
+        The longest waiting first; the first ``skip`` of them are left out.
         """
         async with self._connection() as connection:
             rows = await connection.fetch(
